@@ -1,0 +1,214 @@
+//! What the training loop asks of every agent.
+//!
+//! A learner gathers its own experience inside [`step`](Learner::step): on-policy, off-policy, offline and GFlowNet
+//! agents differ exactly in when, and where in parameter space, they sample. The loop needs four verbs: `step`,
+//! `evaluate`, `save`, `load`.
+
+use std::collections::BTreeMap;
+
+use bregman_envs::{EnvConfig, EnvError, Episode};
+use serde::{Deserialize, Serialize};
+
+/// One agent in training.
+pub trait Learner: Send {
+    /// One iteration: gathers experience, updates, reports.
+    ///
+    /// # Errors
+    /// An environment that fails, or a number that stops being finite. The learner is then not to be stepped again;
+    /// the last checkpoint holds.
+    fn step(&mut self) -> Result<Report, LearnError>;
+
+    /// How far it is.
+    fn progress(&self) -> Progress;
+
+    /// Judges the policy as it is now, on environments of its own; leaves the learner untouched.
+    fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError>;
+
+    /// All that is needed to go on from here exactly.
+    fn save(&self) -> Snapshot;
+
+    /// Goes back to a saved state. Returns what could not be restored, in a sentence each: nothing for most, that
+    /// episodes start anew where the environments cannot be saved.
+    fn load(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, LearnError>;
+
+    /// The policy alone, with its normaliser: what acting needs and no more.
+    fn policy(&self) -> Snapshot;
+}
+
+/// Counters of a learner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Calls of `step`.
+    pub iterations: u64,
+    /// Environment steps taken, all environments together.
+    pub env_steps: u64,
+    /// Optimiser steps taken on the policy.
+    pub grad_steps: u64,
+    /// Episodes finished.
+    pub episodes: u64,
+}
+
+/// What a run may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Environment steps, all environments together.
+    EnvSteps(u64),
+    /// Optimiser steps.
+    GradSteps(u64),
+}
+
+impl Budget {
+    /// The part of the budget that is spent, in [0, 1].
+    pub fn spent(&self, progress: &Progress) -> f64 {
+        let (done, total) = match *self {
+            Budget::EnvSteps(total) => (progress.env_steps, total),
+            Budget::GradSteps(total) => (progress.grad_steps, total),
+        };
+        if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) }
+    }
+}
+
+/// What an iteration has to say.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Numbers for the log.
+    pub metrics: Metrics,
+    /// Episodes that finished during the iteration, in the order of lane and time.
+    pub episodes: Vec<Episode>,
+    /// Samples for histograms, by name, where `observe.histograms` asked for them.
+    pub histograms: Vec<(String, Vec<f32>)>,
+}
+
+/// Named numbers in the order in which they were added.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(Vec<(String, f64)>);
+
+impl Metrics {
+    /// Adds a number; every name stands in `docs/metrics.md` and in the agent's [`AgentEntry`](crate::registry::AgentEntry).
+    pub fn add(&mut self, name: &str, value: f64) {
+        self.0.push((name.into(), value));
+    }
+
+    /// The number called `name`.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|(n, _)| n == name).map(|&(_, v)| v)
+    }
+
+    /// Names and numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(n, v)| (n.as_str(), *v))
+    }
+}
+
+/// How to judge a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalRequest {
+    /// Complete episodes.
+    pub episodes: u32,
+    /// Sample actions instead of taking the most probable one.
+    pub stochastic: bool,
+    /// Episode `j` starts from seed `seed + j`, so two evaluations see the same starts.
+    pub seed: u64,
+    /// Another time limit than in training, if any.
+    pub max_episode_steps: Option<u32>,
+}
+
+/// Returns of evaluation episodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluation {
+    /// One entry per episode: undiscounted return from raw rewards, and length.
+    pub episodes: Vec<Episode>,
+}
+
+impl Evaluation {
+    /// Mean return.
+    pub fn mean_reward(&self) -> f64 {
+        self.episodes.iter().map(|e| e.reward).sum::<f64>() / self.episodes.len() as f64
+    }
+
+    /// Population standard deviation of the returns.
+    pub fn std_reward(&self) -> f64 {
+        let mean = self.mean_reward();
+        let sum: f64 = self.episodes.iter().map(|e| (e.reward - mean).powi(2)).sum();
+        (sum / self.episodes.len() as f64).sqrt()
+    }
+
+    /// Mean number of steps.
+    pub fn mean_length(&self) -> f64 {
+        self.episodes.iter().map(|e| f64::from(e.length)).sum::<f64>() / self.episodes.len() as f64
+    }
+}
+
+/// A saved state: named arrays for the large things, JSON for counters and random streams.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Parameters, moments, statistics, environment states.
+    pub arrays: BTreeMap<String, Array>,
+    /// Counters and streams.
+    pub state: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A flat array of a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Array {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+    /// Bytes.
+    U8(Vec<u8>),
+}
+
+/// What a learner is built from, beside its own settings.
+#[derive(Clone)]
+pub struct Setup {
+    /// The run's seed.
+    pub seed: u64,
+    /// Worker threads.
+    pub threads: usize,
+    /// The environment to learn in.
+    pub env: EnvConfig,
+    /// Where environments come from.
+    pub envs: bregman_envs::Registry,
+    /// What the run may spend: schedules are fractions of it.
+    pub budget: Budget,
+    /// Whether reports should carry histograms.
+    pub histograms: bool,
+}
+
+/// Why learning stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LearnError {
+    /// An environment failed.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A setting is out of range or does not fit the others.
+    #[error("`{key} = {value}`: {rule}")]
+    Config {
+        /// The setting's name inside its table, `gamma`.
+        key: String,
+        /// Its value, as written.
+        value: String,
+        /// What would do: `the discount lies in [0, 1]`.
+        rule: String,
+    },
+    /// The agent cannot act in this environment.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// A number stopped being finite.
+    #[error("{what} is {value} at iteration {iteration}, {env_steps} environment steps")]
+    NonFinite {
+        /// `policy loss`, `gradient`.
+        what: String,
+        /// NaN or an infinity.
+        value: f64,
+        /// The iteration, counted from 1.
+        iteration: u64,
+        /// Environment steps taken.
+        env_steps: u64,
+    },
+    /// A snapshot does not belong to this learner.
+    #[error("the saved state does not fit: {0}")]
+    Snapshot(String),
+}

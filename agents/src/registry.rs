@@ -1,0 +1,123 @@
+//! Agents by name: the name of a run file's table `[agent.NAME]`.
+
+use std::collections::BTreeMap;
+
+use crate::learner::{LearnError, Learner, Setup};
+
+/// Why an agent's table was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentConfigError {
+    /// An unknown key or a wrong type, in serde's words.
+    #[error(transparent)]
+    Parse(#[from] toml::de::Error),
+    /// A value out of range.
+    #[error(transparent)]
+    Value(#[from] LearnError),
+}
+
+/// Settings of one agent: a serde struct with documented fields and a `Default`.
+pub trait AgentConfig: Sized + Default + serde::Serialize + serde::de::DeserializeOwned + documented::DocumentedFields {
+    /// Refuses values that cannot work, with [`LearnError::Config`].
+    fn validate(&self) -> Result<(), LearnError>;
+
+    /// Builds the learner.
+    fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError>;
+}
+
+/// A setting as `bregman show` prints it.
+#[derive(Clone, Debug)]
+pub struct SettingDoc {
+    /// Its key.
+    pub key: String,
+    /// Its default as TOML, or `none`.
+    pub default: String,
+    /// Its meaning.
+    pub doc: String,
+}
+
+/// An agent: its name, a sentence, its settings, what it logs and how it is made.
+#[derive(Clone, Copy)]
+pub struct AgentEntry {
+    /// Name in run files: `ppo`.
+    pub name: &'static str,
+    /// One sentence for `bregman list`.
+    pub summary: &'static str,
+    /// Names and meanings of every number it reports.
+    pub metrics: &'static [(&'static str, &'static str)],
+    /// Every setting with default and meaning.
+    pub settings: fn() -> Vec<SettingDoc>,
+    /// Checks a table and returns it complete, defaults written out.
+    pub resolve: fn(&toml::Table) -> Result<toml::Table, AgentConfigError>,
+    /// Builds the learner from a resolved table.
+    pub build: fn(&toml::Table, &Setup) -> Result<Box<dyn Learner>, AgentConfigError>,
+}
+
+impl AgentEntry {
+    /// The entry of the agent whose settings are `C`.
+    pub const fn of<C: AgentConfig>(
+        name: &'static str,
+        summary: &'static str,
+        metrics: &'static [(&'static str, &'static str)],
+    ) -> AgentEntry {
+        AgentEntry { name, summary, metrics, settings: settings::<C>, resolve: resolve::<C>, build: build::<C> }
+    }
+}
+
+fn parse<C: AgentConfig>(table: &toml::Table) -> Result<C, AgentConfigError> {
+    let config: C = table.clone().try_into()?;
+    config.validate()?;
+    Ok(config)
+}
+
+fn resolve<C: AgentConfig>(table: &toml::Table) -> Result<toml::Table, AgentConfigError> {
+    Ok(as_table(&parse::<C>(table)?))
+}
+
+fn build<C: AgentConfig>(table: &toml::Table, setup: &Setup) -> Result<Box<dyn Learner>, AgentConfigError> {
+    Ok(parse::<C>(table)?.build(setup)?)
+}
+
+fn settings<C: AgentConfig>() -> Vec<SettingDoc> {
+    let defaults = as_table(&C::default());
+    let docs = C::FIELD_NAMES.iter().zip(C::FIELD_DOCS);
+    docs.map(|(&key, &doc)| SettingDoc {
+        key: key.into(),
+        default: defaults.get(key).map_or("none".into(), |value| value.to_string()),
+        doc: doc.split_whitespace().collect::<Vec<_>>().join(" "),
+    })
+    .collect()
+}
+
+fn as_table<C: serde::Serialize>(config: &C) -> toml::Table {
+    toml::Table::try_from(config).expect("agent settings are plain tables")
+}
+
+/// The agents a program knows.
+#[derive(Clone)]
+pub struct AgentRegistry {
+    entries: BTreeMap<&'static str, AgentEntry>,
+}
+
+impl Default for AgentRegistry {
+    /// All agents that come with the library.
+    fn default() -> AgentRegistry {
+        AgentRegistry { entries: BTreeMap::new() }
+    }
+}
+
+impl AgentRegistry {
+    /// Adds an agent, in place of one with the same name.
+    pub fn add(&mut self, entry: AgentEntry) {
+        self.entries.insert(entry.name, entry);
+    }
+
+    /// The agent called `name`.
+    pub fn get(&self, name: &str) -> Option<&AgentEntry> {
+        self.entries.get(name)
+    }
+
+    /// All agents, by name.
+    pub fn entries(&self) -> impl Iterator<Item = &AgentEntry> {
+        self.entries.values()
+    }
+}

@@ -1,0 +1,20 @@
+//! Environments: what an agent acts in, and the lanes that step many of them.
+//!
+//! An [`Env`] is one Markov decision process; a [`Lane`] is one environment with its place in an episode, the only
+//! part of the library that knows that environments restart. Environments come from a [`Registry`] by id, native where
+//! there is a Rust version, through Python's Gymnasium otherwise.
+//!
+//! Deliberately absent: tensors, learning, clocks and the console.
+
+mod env;
+mod error;
+mod lane;
+mod registry;
+pub mod rng;
+mod space;
+
+pub use env::{Env, EnvSpec, Outcome};
+pub use error::EnvError;
+pub use lane::{Episode, Lane, LaneState, LaneStep, lanes};
+pub use registry::{Backend, EnvConfig, EnvEntry, Registry};
+pub use space::ActionSpace;

@@ -1,0 +1,116 @@
+//! Environments by id.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Env, EnvError};
+
+/// What steps the environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// Native where there is a Rust version, Gymnasium otherwise.
+    #[default]
+    Auto,
+    /// The Rust version.
+    Native,
+    /// Python's Gymnasium.
+    Gymnasium,
+}
+
+/// The `[env]` table of a run file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvConfig {
+    /// Environment id, `Hopper-v5`.
+    pub id: String,
+    /// What steps it: `auto` takes the native version where there is one.
+    #[serde(default)]
+    pub backend: Backend,
+    /// Copies stepped side by side. Default 1.
+    #[serde(default = "one")]
+    pub num_envs: usize,
+    /// Steps after which an episode is truncated, instead of the environment's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_episode_steps: Option<u32>,
+    /// Python modules to import first, so that they register their environments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<String>,
+    /// The environment's own keyword arguments.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub kwargs: toml::Table,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl EnvConfig {
+    /// One copy of the environment `id` with everything else at its default.
+    pub fn new(id: &str) -> EnvConfig {
+        EnvConfig {
+            id: id.into(),
+            backend: Backend::Auto,
+            num_envs: 1,
+            max_episode_steps: None,
+            imports: Vec::new(),
+            kwargs: toml::Table::new(),
+        }
+    }
+}
+
+/// A native environment: its id, a sentence, and how it is made.
+#[derive(Clone, Copy)]
+pub struct EnvEntry {
+    /// The id in run files.
+    pub id: &'static str,
+    /// One sentence for `bregman list`.
+    pub summary: &'static str,
+    /// Makes one environment, its time limit included.
+    pub make: fn(&EnvConfig) -> Result<Box<dyn Env>, EnvError>,
+}
+
+/// The native environments, and Gymnasium for the rest.
+#[derive(Clone)]
+pub struct Registry {
+    entries: BTreeMap<&'static str, EnvEntry>,
+}
+
+impl Default for Registry {
+    /// All environments that come with the library.
+    fn default() -> Registry {
+        Registry { entries: BTreeMap::new() }
+    }
+}
+
+impl Registry {
+    /// Adds an environment, in place of one with the same id.
+    pub fn add(&mut self, entry: EnvEntry) {
+        self.entries.insert(entry.id, entry);
+    }
+
+    /// The native environments, by id.
+    pub fn entries(&self) -> impl Iterator<Item = &EnvEntry> {
+        self.entries.values()
+    }
+
+    /// Makes one environment.
+    ///
+    /// # Errors
+    /// An id that neither side knows, or settings that the environment refuses.
+    pub fn make(&self, config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
+        match (config.backend, self.entries.get(config.id.as_str())) {
+            (Backend::Auto | Backend::Native, Some(entry)) => (entry.make)(config),
+            (Backend::Native, None) => Err(EnvError::Unknown {
+                id: config.id.clone(),
+                hint: format!(" among the native ones; there are {}", self.known()),
+            }),
+            (Backend::Auto | Backend::Gymnasium, _) => todo!("Gymnasium bridge"),
+        }
+    }
+
+    fn known(&self) -> String {
+        self.entries.keys().copied().collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,3 @@
+//! The `bregman` command.
+
+fn main() {}
