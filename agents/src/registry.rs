@@ -16,7 +16,9 @@ pub enum AgentConfigError {
 }
 
 /// Settings of one agent: a serde struct with documented fields and a `Default`.
-pub trait AgentConfig: Sized + Default + serde::Serialize + serde::de::DeserializeOwned + documented::DocumentedFields {
+pub trait AgentConfig:
+    Sized + Default + serde::Serialize + serde::de::DeserializeOwned + documented::DocumentedFields
+{
     /// Refuses values that cannot work, with [`LearnError::Config`].
     fn validate(&self) -> Result<(), LearnError>;
 

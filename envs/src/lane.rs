@@ -72,9 +72,8 @@ impl Lane {
             return Err(self.non_finite("reward".into(), outcome.reward));
         }
         self.check(next_obs)?;
-        let finished = outcome
-            .ends_episode()
-            .then_some(Episode { lane: self.index, reward: self.reward, length: self.length });
+        let finished =
+            outcome.ends_episode().then_some(Episode { lane: self.index, reward: self.reward, length: self.length });
         if finished.is_some() {
             self.episode += 1;
             self.restart(None)?;
