@@ -149,6 +149,52 @@ pub struct Snapshot {
     pub state: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Snapshot {
+    /// Adds an array.
+    pub fn put(&mut self, name: &str, array: Array) {
+        self.arrays.insert(name.into(), array);
+    }
+
+    /// Copies the single-precision array `name` into `out`, whose length it must have.
+    pub fn f32_into(&self, name: &str, out: &mut [f32]) -> Result<(), LearnError> {
+        match self.arrays.get(name) {
+            Some(Array::F32(data)) if data.len() == out.len() => out.copy_from_slice(data),
+            other => return Err(misfit(name, "f32", out.len(), other)),
+        }
+        Ok(())
+    }
+
+    /// Copies the double-precision array `name` into `out`, whose length it must have.
+    pub fn f64_into(&self, name: &str, out: &mut [f64]) -> Result<(), LearnError> {
+        match self.arrays.get(name) {
+            Some(Array::F64(data)) if data.len() == out.len() => out.copy_from_slice(data),
+            other => return Err(misfit(name, "f64", out.len(), other)),
+        }
+        Ok(())
+    }
+
+    /// The counter `name`.
+    pub fn u64(&self, name: &str) -> Result<u64, LearnError> {
+        self.get(name)
+    }
+
+    /// The entry `name` of the state.
+    pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, LearnError> {
+        let value = self.state.get(name).ok_or_else(|| LearnError::Snapshot(format!("`{name}` is missing")))?;
+        T::deserialize(value).map_err(|e| LearnError::Snapshot(format!("`{name}`: {e}")))
+    }
+}
+
+fn misfit(name: &str, kind: &str, len: usize, found: Option<&Array>) -> LearnError {
+    let found = match found {
+        None => "nothing".to_string(),
+        Some(Array::F32(data)) => format!("{} of f32", data.len()),
+        Some(Array::F64(data)) => format!("{} of f64", data.len()),
+        Some(Array::U8(data)) => format!("{} bytes", data.len()),
+    };
+    LearnError::Snapshot(format!("`{name}` should be {len} of {kind} and is {found}"))
+}
+
 /// A flat array of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Array {

@@ -2,5 +2,10 @@
 //!
 //! Deliberately absent: clocks, the console, budgets' bookkeeping on disk, and paths outside dataset and checkpoint code.
 
+pub mod dist;
 pub mod learner;
+pub mod nn;
+pub mod normalize;
+pub mod optim;
 pub mod registry;
+pub mod returns;

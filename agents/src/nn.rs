@@ -1,0 +1,12 @@
+//! Networks with explicit gradients on one flat parameter vector.
+//!
+//! An [`Mlp`] is a shape: which part of a parameter vector is which weight. The parameters themselves are a plain slice,
+//! so optimisers, Polyak averages and trust-region steps are single passes, and the same network can be evaluated at any
+//! point of parameter space. Forward and backward run over a [`Workspace`] that is allocated once.
+
+mod linalg;
+mod mlp;
+mod real;
+
+pub use mlp::{Activation, Init, Mlp, Workspace};
+pub use real::Real;

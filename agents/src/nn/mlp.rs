@@ -1,0 +1,345 @@
+//! Multi-layer perceptrons: linear layers with an activation between them.
+
+use std::ops::Range;
+
+use bregman_envs::rng::NumpyRng;
+use serde::{Deserialize, Serialize};
+
+use super::Real;
+use super::linalg::{Matrix, matmul};
+
+/// The function between two linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Hyperbolic tangent.
+    Tanh,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    #[inline(always)]
+    fn apply<T: Real>(self, values: &mut [T]) {
+        match self {
+            Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
+            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
+        }
+    }
+
+    /// Multiplies `d` by the derivative, given the activation's output `y`.
+    #[inline(always)]
+    fn backward<T: Real>(self, y: &[T], d: &mut [T]) {
+        match self {
+            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= T::one() - y * y),
+            Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
+        }
+    }
+}
+
+/// How weights start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Orthogonal matrices times a gain, biases zero (Saxe et al. 2014).
+    Orthogonal {
+        /// Gain of the hidden layers, √2 as a rule.
+        hidden: f64,
+        /// Gain of the output layer.
+        output: f64,
+    },
+    /// Weights and biases uniform in ±1/√inputs: PyTorch's default for linear layers.
+    Uniform,
+}
+
+/// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias.
+#[derive(Clone, Debug)]
+struct Layer {
+    inputs: usize,
+    outputs: usize,
+    weight: Range<usize>,
+    bias: Range<usize>,
+}
+
+/// The shape of a multi-layer perceptron. Parameters are a slice of [`num_params`](Mlp::num_params) numbers.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    layers: Vec<Layer>,
+    activation: Activation,
+}
+
+/// Room for the activations of up to `capacity` rows, and for their gradients.
+#[derive(Clone, Debug)]
+pub struct Workspace<T> {
+    /// `values[0]` is the input, `values[i]` the output of layer `i`, activation included: `[rows, width]`.
+    values: Vec<Vec<T>>,
+    /// The gradient at the output of the layer at hand and at its input.
+    grads: [Vec<T>; 2],
+    rows: usize,
+    capacity: usize,
+}
+
+impl Mlp {
+    /// A network of the given widths, inputs first and outputs last; the last layer is linear.
+    pub fn new(widths: &[usize], activation: Activation) -> Mlp {
+        assert!(widths.len() >= 2 && widths.iter().all(|&w| w > 0), "widths {widths:?}");
+        let mut start = 0;
+        let layers = widths
+            .windows(2)
+            .map(|pair| {
+                let (inputs, outputs) = (pair[0], pair[1]);
+                let weight = start..start + inputs * outputs;
+                let bias = weight.end..weight.end + outputs;
+                start = bias.end;
+                Layer { inputs, outputs, weight, bias }
+            })
+            .collect();
+        Mlp { layers, activation }
+    }
+
+    /// Length of the parameter vector.
+    pub fn num_params(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.bias.end)
+    }
+
+    /// Width of the input.
+    pub fn num_inputs(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.inputs)
+    }
+
+    /// Width of the output.
+    pub fn num_outputs(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.outputs)
+    }
+
+    /// Draws fresh parameters.
+    pub fn init<T: Real>(&self, init: Init, rng: &mut NumpyRng) -> Vec<T> {
+        let mut params = vec![T::zero(); self.num_params()];
+        for (i, layer) in self.layers.iter().enumerate() {
+            match init {
+                Init::Orthogonal { hidden, output } => {
+                    let gain = if i + 1 == self.layers.len() { output } else { hidden };
+                    orthogonal(layer.inputs, layer.outputs, gain, rng, &mut params[layer.weight.clone()]);
+                }
+                Init::Uniform => {
+                    let bound = 1.0 / (layer.inputs as f64).sqrt();
+                    for p in &mut params[layer.weight.start..layer.bias.end] {
+                        *p = T::of(rng.uniform(-bound, bound));
+                    }
+                }
+            }
+        }
+        params
+    }
+
+    /// Multiplies the weights into output `column` by `factor`.
+    pub fn scale_output<T: Real>(&self, params: &mut [T], column: usize, factor: f64) {
+        if let Some(layer) = self.layers.last() {
+            for row in params[layer.weight.clone()].chunks_exact_mut(layer.outputs) {
+                row[column] *= T::of(factor);
+            }
+        }
+    }
+
+    /// Room for up to `capacity` rows.
+    pub fn workspace<T: Real>(&self, capacity: usize) -> Workspace<T> {
+        let widths = || std::iter::once(self.num_inputs()).chain(self.layers.iter().map(|layer| layer.outputs));
+        let widest = widths().max().unwrap_or(0);
+        Workspace {
+            values: widths().map(|width| vec![T::zero(); capacity * width]).collect(),
+            grads: [vec![T::zero(); capacity * widest], vec![T::zero(); capacity * widest]],
+            rows: 0,
+            capacity,
+        }
+    }
+
+    /// Outputs `[rows, num_outputs]` for `input`, `[rows, num_inputs]`; activations stay in the workspace for
+    /// [`backward`](Mlp::backward).
+    pub fn forward<'w, T: Real>(&self, params: &[T], input: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
+        let rows = input.len() / self.num_inputs();
+        assert!(rows <= workspace.capacity, "{rows} rows in a workspace for {}", workspace.capacity);
+        assert_eq!(input.len(), rows * self.num_inputs(), "whole rows");
+        workspace.rows = rows;
+        workspace.values[0][..input.len()].copy_from_slice(input);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (inputs, outputs) = workspace.values.split_at_mut(i + 1);
+            let out = &mut outputs[0][..rows * layer.outputs];
+            let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
+            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out);
+            let bias = &params[layer.bias.clone()];
+            for row in out.chunks_exact_mut(layer.outputs) {
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+            if i + 1 < self.layers.len() {
+                self.activation.apply(out);
+            }
+        }
+        let last = self.layers.len();
+        &workspace.values[last][..rows * self.num_outputs()]
+    }
+
+    /// Writes the gradient of a loss in the parameters into `grad`, `[num_params]`, given its gradient in the outputs
+    /// of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
+    pub fn backward<T: Real>(&self, params: &[T], workspace: &mut Workspace<T>, d_output: &[T], grad: &mut [T]) {
+        let rows = workspace.rows;
+        assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
+        let [d_out, d_in] = &mut workspace.grads;
+        d_out[..d_output.len()].copy_from_slice(d_output);
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let d = &mut d_out[..rows * layer.outputs];
+            if i + 1 < self.layers.len() {
+                self.activation.backward(&workspace.values[i + 1], d);
+            }
+            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
+            matmul(input.t(), Matrix::new(d, rows, layer.outputs), &mut grad[layer.weight.clone()]);
+            let d_bias = &mut grad[layer.bias.clone()];
+            d_bias.fill(T::zero());
+            for row in d.chunks_exact(layer.outputs) {
+                d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
+            }
+            if i > 0 {
+                let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
+                matmul(Matrix::new(d, rows, layer.outputs), weight.t(), &mut d_in[..rows * layer.inputs]);
+                std::mem::swap(d_out, d_in);
+            }
+        }
+    }
+
+    /// Outputs for one row, written into `output`, `[num_outputs]`; `scratch` needs no contents.
+    ///
+    /// Every output is a sum in a fixed order, whatever the processor and whatever else is computed beside it: actions
+    /// taken on several threads are the same bits as on one.
+    pub fn forward_row<T: Real>(&self, params: &[T], input: &[T], scratch: &mut [Vec<T>; 2], output: &mut [T]) {
+        let [current, next] = scratch;
+        current.clear();
+        current.extend_from_slice(input);
+        for (i, layer) in self.layers.iter().enumerate() {
+            next.clear();
+            next.extend_from_slice(&params[layer.bias.clone()]);
+            let weight = &params[layer.weight.clone()];
+            for (&x, row) in current.iter().zip(weight.chunks_exact(layer.outputs)) {
+                next.iter_mut().zip(row).for_each(|(y, &w)| *y += x * w);
+            }
+            if i + 1 < self.layers.len() {
+                self.activation.apply(next);
+            }
+            std::mem::swap(current, next);
+        }
+        output.copy_from_slice(current);
+    }
+}
+
+/// Fills an `[inputs, outputs]` matrix with orthonormal rows or columns, whichever are fewer, times `gain`: Gram-Schmidt
+/// on Gaussian vectors, uniform over orthogonal frames.
+fn orthogonal<T: Real>(inputs: usize, outputs: usize, gain: f64, rng: &mut NumpyRng, weight: &mut [T]) {
+    let (count, len) = (inputs.min(outputs), inputs.max(outputs));
+    let mut frame: Vec<Vec<f64>> = Vec::with_capacity(count);
+    while frame.len() < count {
+        let mut v: Vec<f64> = (0..len).map(|_| rng.standard_normal()).collect();
+        // Twice, because one pass loses orthogonality to rounding.
+        for _ in 0..2 {
+            for u in &frame {
+                let dot: f64 = u.iter().zip(&v).map(|(a, b)| a * b).sum();
+                v.iter_mut().zip(u).for_each(|(v, u)| *v -= dot * u);
+            }
+        }
+        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if norm > 1e-6 {
+            v.iter_mut().for_each(|x| *x /= norm);
+            frame.push(v);
+        }
+    }
+    for i in 0..inputs {
+        for o in 0..outputs {
+            let value = if inputs <= outputs { frame[i][o] } else { frame[o][i] };
+            weight[i * outputs + o] = T::of(gain * value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    /// The same network in tch, from the same flat parameters, as a leaf that autograd differentiates.
+    fn oracle(mlp: &Mlp, params: &Tensor, input: &Tensor) -> Tensor {
+        let mut x = input.shallow_clone();
+        for (i, layer) in mlp.layers.iter().enumerate() {
+            let part = |range: &Range<usize>| params.narrow(0, range.start as i64, range.len() as i64);
+            let weight = part(&layer.weight).view([layer.inputs as i64, layer.outputs as i64]);
+            x = x.matmul(&weight) + part(&layer.bias);
+            if i + 1 < mlp.layers.len() {
+                x = match mlp.activation {
+                    Activation::Tanh => x.tanh(),
+                    Activation::Relu => x.relu(),
+                };
+            }
+        }
+        x
+    }
+
+    fn agrees_with_autograd<T: Real + tch::kind::Element>(kind: Kind, tolerance: f64) {
+        let mut rng = NumpyRng::new(7);
+        for activation in [Activation::Tanh, Activation::Relu] {
+            for (widths, rows) in [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![4, 33, 1], 1)] {
+                let mlp = Mlp::new(&widths, activation);
+                let params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
+                let input: Vec<T> = (0..rows * widths[0]).map(|_| T::of(rng.standard_normal())).collect();
+                let outputs = rows * mlp.num_outputs();
+                let d_output: Vec<T> = (0..outputs).map(|_| T::of(rng.standard_normal())).collect();
+
+                let leaf = Tensor::from_slice(&params).set_requires_grad(true);
+                let x = Tensor::from_slice(&input).view([rows as i64, widths[0] as i64]);
+                let expected = oracle(&mlp, &leaf, &x);
+                (&expected * Tensor::from_slice(&d_output).view_as(&expected)).sum(kind).backward();
+
+                let mut workspace = mlp.workspace(rows + 1);
+                let output = mlp.forward(&params, &input, &mut workspace).to_vec();
+                let mut grad = vec![T::of(9.0); mlp.num_params()];
+                mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                close(&output, &expected.detach(), tolerance);
+                close(&grad, &leaf.grad(), tolerance);
+
+                let mut row = vec![T::zero(); mlp.num_outputs()];
+                mlp.forward_row(&params, &input[..widths[0]], &mut Default::default(), &mut row);
+                close(&row, &expected.detach().get(0), tolerance);
+            }
+        }
+    }
+
+    fn close<T: Real>(ours: &[T], theirs: &Tensor, tolerance: f64) {
+        let theirs = Vec::<f64>::try_from(theirs.flatten(0, -1).to_kind(Kind::Double)).expect("a flat tensor");
+        let scale = theirs.iter().fold(1.0, |m: f64, x: &f64| m.max(x.abs()));
+        assert_eq!(ours.len(), theirs.len());
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!((Real::to_f64(*a) - b).abs() <= tolerance * scale, "{a:?} is not {b}");
+        }
+    }
+
+    #[test]
+    fn forward_and_backward_agree_with_autograd() {
+        agrees_with_autograd::<f32>(Kind::Float, 1e-5);
+        agrees_with_autograd::<f64>(Kind::Double, 1e-12);
+    }
+
+    #[test]
+    fn orthogonal_weights_have_orthogonal_rows_or_columns() {
+        let mut rng = NumpyRng::new(1);
+        for (inputs, outputs) in [(3, 5), (5, 3), (4, 4)] {
+            let mut w = vec![0.0f64; inputs * outputs];
+            orthogonal(inputs, outputs, 2.0, &mut rng, &mut w);
+            let w = Tensor::from_slice(&w).view([inputs as i64, outputs as i64]);
+            let gram = if inputs <= outputs { w.matmul(&w.tr()) } else { w.tr().matmul(&w) };
+            let expected = Tensor::eye(inputs.min(outputs) as i64, (Kind::Double, tch::Device::Cpu)) * 4.0;
+            assert!((gram - expected).abs().max().double_value(&[]) < 1e-12);
+        }
+    }
+
+    #[test]
+    fn parameter_counts_of_the_usual_networks() {
+        // 17 inputs, two hidden layers of 64: 17*64+64 + 64*64+64 + 64*6+6.
+        assert_eq!(Mlp::new(&[17, 64, 64, 6], Activation::Tanh).num_params(), 5702);
+        assert_eq!(Mlp::new(&[4, 32, 32, 2], Activation::Tanh).num_params(), 1282);
+    }
+}
