@@ -103,7 +103,8 @@ pub struct AgentRegistry {
 impl Default for AgentRegistry {
     /// All agents that come with the library.
     fn default() -> AgentRegistry {
-        AgentRegistry { entries: BTreeMap::new() }
+        let entries = [crate::ppo::ENTRY];
+        AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }
     }
 }
 

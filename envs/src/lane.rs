@@ -54,6 +54,11 @@ impl Lane {
         self.env.as_ref()
     }
 
+    /// Gives the environment back.
+    pub fn into_env(self) -> Box<dyn Env> {
+        self.env
+    }
+
     /// What the environment shows now, `[obs_dim]`.
     pub fn obs(&self) -> &[f64] {
         &self.obs
