@@ -6,15 +6,20 @@
 //!
 //! Deliberately absent: tensors, learning, clocks and the console.
 
+mod classic;
 mod env;
 mod error;
+mod kwargs;
 mod lane;
+mod native;
 mod registry;
 pub mod rng;
 mod space;
+mod time_limit;
 
 pub use env::{Env, EnvSpec, Outcome};
 pub use error::EnvError;
 pub use lane::{Episode, Lane, LaneState, LaneStep, lanes};
 pub use registry::{Backend, EnvConfig, EnvEntry, Registry};
 pub use space::ActionSpace;
+pub use time_limit::TimeLimit;

@@ -80,7 +80,8 @@ pub struct Registry {
 impl Default for Registry {
     /// All environments that come with the library.
     fn default() -> Registry {
-        Registry { entries: BTreeMap::new() }
+        let entries = crate::classic::ENTRIES;
+        Registry { entries: entries.into_iter().map(|entry| (entry.id, entry)).collect() }
     }
 }
 

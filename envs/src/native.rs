@@ -1,0 +1,92 @@
+//! What native environments share: the random stream, the check of actions, saved states.
+
+use crate::{ActionSpace, Env, EnvError, EnvSpec, Outcome, rng::NumpyRng};
+
+/// The rules of one native environment.
+pub(crate) trait Task: Send {
+    /// Draws a first state and writes its observation.
+    fn reset(&mut self, rng: &mut NumpyRng, obs: &mut [f64]);
+
+    /// Moves on by one step, writes the next observation and returns the reward and whether the episode terminated.
+    fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> (f64, bool);
+
+    /// The state, all of it.
+    fn save(&self) -> Vec<f64>;
+
+    /// Goes back to a state; `None` if the numbers are not one.
+    fn load(&mut self, state: &[f64]) -> Option<()>;
+}
+
+/// An environment made of a [`Task`] and a random stream; until a seed is given, the stream is that of seed 0.
+pub(crate) struct Native<T> {
+    spec: EnvSpec,
+    rng: NumpyRng,
+    task: T,
+}
+
+impl<T: Task> Native<T> {
+    /// Puts a task in its frame.
+    pub fn new(spec: EnvSpec, task: T) -> Native<T> {
+        Native { spec, rng: NumpyRng::new(0), task }
+    }
+
+    fn check(&self, action: &[f32]) -> Result<(), EnvError> {
+        let space = &self.spec.action_space;
+        let message = match *space {
+            _ if action.len() != space.row_len() => {
+                format!("the action has {} numbers; it takes {}", action.len(), space.row_len())
+            }
+            ActionSpace::Discrete { n } if !(0..n).any(|choice| choice as f32 == action[0]) => {
+                format!("the action is {}; it must be one of 0 to {}", action[0], n - 1)
+            }
+            _ => return Ok(()),
+        };
+        Err(EnvError::Invalid { id: self.spec.id.clone(), message })
+    }
+}
+
+impl<T: Task> Env for Native<T> {
+    fn spec(&self) -> &EnvSpec {
+        &self.spec
+    }
+
+    fn reset(&mut self, seed: Option<u64>, obs: &mut [f64]) -> Result<(), EnvError> {
+        if let Some(seed) = seed {
+            self.rng = NumpyRng::new(seed);
+        }
+        self.task.reset(&mut self.rng, obs);
+        Ok(())
+    }
+
+    fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> Result<Outcome, EnvError> {
+        self.check(action)?;
+        let (reward, terminated) = self.task.step(action, next_obs);
+        Ok(Outcome { reward, terminated, truncated: false })
+    }
+
+    /// A line of text with the random stream, then the state's numbers as bytes.
+    fn save(&self) -> Option<Vec<u8>> {
+        let mut bytes = self.rng.save().into_bytes();
+        bytes.push(b'\n');
+        bytes.extend(self.task.save().into_iter().flat_map(f64::to_le_bytes));
+        Some(bytes)
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), EnvError> {
+        let parsed = || {
+            let line = state.iter().position(|&byte| byte == b'\n')?;
+            let rng = NumpyRng::load(std::str::from_utf8(&state[..line]).ok()?)?;
+            let (numbers, []) = state[line + 1..].as_chunks() else { return None };
+            Some((rng, numbers.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect::<Vec<_>>()))
+        };
+        let loaded = parsed().and_then(|(rng, numbers)| {
+            self.task.load(&numbers)?;
+            self.rng = rng;
+            Some(())
+        });
+        loaded.ok_or_else(|| EnvError::State {
+            id: self.spec.id.clone(),
+            message: "it was not written by this environment".into(),
+        })
+    }
+}
