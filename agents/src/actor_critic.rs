@@ -10,6 +10,7 @@ use crate::learner::{Array, LearnError, Snapshot};
 use crate::nn::{Activation, Init, Mlp, Workspace};
 use crate::normalize::ObsNormalizer;
 use crate::rollout::Act;
+use crate::workers::Workers;
 
 /// How the networks look.
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ pub struct NetworkShape {
     pub orthogonal_init: bool,
     /// ln σ at the start.
     pub log_std_init: f64,
-    /// ln σ as outputs of the policy network (added to `log_std_init`) rather than free parameters.
+    /// ln σ as outputs of the policy network, which start around `log_std_init`, rather than free parameters.
     pub state_dependent_std: bool,
 }
 
@@ -41,22 +42,55 @@ pub struct ActorCritic {
     /// `None` where the actor's last output is the value.
     critic: Option<Mlp>,
     log_std: Range<usize>,
-    log_std_init: f32,
     state_dependent_std: bool,
     action_space: ActionSpace,
     clip_actions: bool,
 }
 
-/// Activations and outputs of a batch of rows.
+/// Room for the activations of a batch of rows and the gradients in its outputs.
 pub struct Pass {
     actor: Workspace<f32>,
     critic: Option<Workspace<f32>>,
-    /// The gradient in the actor's outputs.
     d_output: Vec<f32>,
-    /// Output rows of the policy, `[B, policy_width]`, of which [`ActorCritic::head`] makes sense.
-    pub output: Vec<f32>,
-    /// Values, `[B]`.
-    pub value: Vec<f32>,
+    d_value: Vec<f32>,
+    capacity: usize,
+}
+
+/// A batch of the policy's output rows, and where a loss puts its gradient.
+pub struct PolicyRows<'a> {
+    model: &'a ActorCritic,
+    output: &'a [f32],
+    d_output: &'a mut [f32],
+    d_log_std: &'a mut [f32],
+}
+
+impl PolicyRows<'_> {
+    /// ln π(a|s) of row `i`.
+    pub fn log_prob(&self, i: usize, action: &[f32]) -> f32 {
+        let (output, log_std) = self.model.head(self.row(i));
+        self.model.dist.log_prob(output, log_std, action)
+    }
+
+    /// Entropy of row `i`.
+    pub fn entropy(&self, i: usize) -> f32 {
+        let (output, log_std) = self.model.head(self.row(i));
+        self.model.dist.entropy(output, log_std)
+    }
+
+    /// Adds the gradient of `d_log_prob · ln π(a|s) + d_entropy · H` of row `i`.
+    pub fn add_gradient(&mut self, i: usize, action: &[f32], d_log_prob: f32, d_entropy: f32) {
+        let model = self.model;
+        let (output, log_std) = model.head(&self.output[i * model.actor.num_outputs()..]);
+        let start = i * model.actor.num_outputs();
+        let row = &mut self.d_output[start..start + model.policy_width()];
+        let (d_out, d_std) = row.split_at_mut(model.dist.num_outputs());
+        let d_std = if model.state_dependent_std { d_std } else { &mut *self.d_log_std };
+        model.dist.backward(output, log_std, action, d_log_prob, d_entropy, d_out, d_std);
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.output[i * self.model.actor.num_outputs()..]
+    }
 }
 
 impl ActorCritic {
@@ -83,6 +117,11 @@ impl ActorCritic {
         if shape.orthogonal_init && !shape.separate {
             actor.scale_output(&mut params, policy_width, 100.0); // the value's gain is 1
         }
+        if state_dependent_std {
+            for column in dist.num_outputs()..policy_width {
+                actor.shift_output(&mut params, column, shape.log_std_init);
+            }
+        }
         let log_stds = if state_dependent_std { 0 } else { dist.num_log_stds() };
         let log_std = params.len()..params.len() + log_stds;
         params.resize(log_std.end, shape.log_std_init as f32);
@@ -96,7 +135,6 @@ impl ActorCritic {
             actor,
             critic,
             log_std,
-            log_std_init: shape.log_std_init as f32,
             state_dependent_std,
             action_space: spec.action_space.clone(),
             clip_actions,
@@ -121,9 +159,7 @@ impl ActorCritic {
     pub fn value_of(&self, obs: &[f64]) -> f32 {
         let mut seen = vec![0.0; obs.len()];
         self.see(obs, &mut seen);
-        let mut pass = self.pass(1);
-        self.forward(&seen, &mut pass);
-        pass.value[0]
+        self.values(&seen, &mut self.pass(1))[0]
     }
 
     /// The most probable action for one raw observation, as the environment would be sent it.
@@ -148,86 +184,79 @@ impl ActorCritic {
             actor: self.actor.workspace(capacity),
             critic: self.critic.as_ref().map(|critic| critic.workspace(capacity)),
             d_output: Vec::new(),
-            output: Vec::new(),
-            value: Vec::new(),
-        }
-    }
-
-    /// Policy outputs and values of `obs`, `[B, obs_dim]`, into `pass`.
-    pub fn forward(&self, obs: &[f32], pass: &mut Pass) {
-        let output = self.actor.forward(&self.params[..self.log_std.start], obs, &mut pass.actor);
-        pass.output.clear();
-        pass.value.clear();
-        match (&self.critic, &mut pass.critic) {
-            (Some(critic), Some(workspace)) => {
-                pass.output.extend_from_slice(output);
-                pass.value.extend_from_slice(critic.forward(&self.params[self.log_std.end..], obs, workspace));
-            }
-            _ => {
-                for row in output.chunks_exact(self.actor.num_outputs()) {
-                    pass.output.extend_from_slice(&row[..self.policy_width()]);
-                    pass.value.push(row[self.policy_width()]);
-                }
-            }
-        }
-        if self.state_dependent_std {
-            for row in pass.output.chunks_exact_mut(self.policy_width()) {
-                row[self.dist.num_outputs()..].iter_mut().for_each(|s| *s += self.log_std_init);
-            }
+            d_value: Vec::new(),
+            capacity,
         }
     }
 
     /// Values of `obs`, `[B, obs_dim]`, in slices of the pass's capacity.
-    pub fn values(&self, obs: &[f32], capacity: usize, pass: &mut Pass) -> Vec<f32> {
-        let mut values = Vec::with_capacity(obs.len() / self.actor.num_inputs());
-        for rows in obs.chunks(capacity * self.actor.num_inputs()) {
+    pub fn values(&self, obs: &[f32], pass: &mut Pass) -> Vec<f32> {
+        let inputs = self.actor.num_inputs();
+        let mut values = Vec::with_capacity(obs.len() / inputs);
+        for rows in obs.chunks(pass.capacity * inputs) {
             match (&self.critic, &mut pass.critic) {
-                (Some(critic), Some(workspace)) => {
-                    values.extend_from_slice(critic.forward(&self.params[self.log_std.end..], rows, workspace));
+                (Some(network), Some(critic)) => {
+                    values.extend_from_slice(network.forward(&self.params[self.log_std.end..], rows, critic));
                 }
                 _ => {
-                    self.forward(rows, pass);
-                    values.extend_from_slice(&pass.value);
+                    let output = self.actor.forward(&self.params[..self.log_std.start], rows, &mut pass.actor);
+                    let stride = self.actor.num_outputs();
+                    values.extend(output.chunks_exact(stride).map(|row| row[self.policy_width()]));
                 }
             }
         }
         values
     }
 
-    /// Writes the gradient of a loss in all parameters into `grad`, given `d_log_prob`, `d_entropy` and `d_value`, `[B]`
-    /// each: its derivatives in the log-probabilities of `action`, `[B, action row]`, in the entropies and in the values
-    /// of the last [`forward`](ActorCritic::forward).
-    pub fn backward(
+    /// Writes the gradient of a loss in all parameters into `grad`. The loss is given in two independent parts: `policy_loss`
+    /// reads the policy's output rows and adds its gradient in them and in the log standard deviations; `value_loss` reads
+    /// the values, `[B]`, and adds its gradient. With two networks both parts run side by side.
+    pub fn gradient<A: Send, B: Send>(
         &self,
-        action: &[f32],
-        d_log_prob: &[f32],
-        d_entropy: &[f32],
-        d_value: &[f32],
+        obs: &[f32],
+        policy_loss: impl FnOnce(PolicyRows<'_>) -> A + Send,
+        value_loss: impl FnOnce(&[f32], &mut [f32]) -> B + Send,
         pass: &mut Pass,
         grad: &mut [f32],
-    ) {
-        let (rows, width) = (d_log_prob.len(), self.policy_width());
+        workers: &Workers,
+    ) -> (A, B) {
         let (d_actor, rest) = grad.split_at_mut(self.log_std.start);
         let (d_log_std, d_critic) = rest.split_at_mut(self.log_std.len());
         d_log_std.fill(0.0);
-        let stride = self.actor.num_outputs();
-        pass.d_output.clear();
-        pass.d_output.resize(rows * stride, 0.0);
-        let action_len = self.action_space.row_len();
-        for i in 0..rows {
-            let (output, log_std) = self.head(&pass.output[i * width..(i + 1) * width]);
-            let row = &mut pass.d_output[i * stride..(i + 1) * stride];
-            if self.critic.is_none() {
-                row[width] = d_value[i];
+        let Pass { actor, critic, d_output, d_value, .. } = pass;
+        let actor_params = &self.params[..self.log_std.start];
+        let rows = obs.len() / self.actor.num_inputs();
+        d_output.clear();
+        d_output.resize(rows * self.actor.num_outputs(), 0.0);
+        d_value.clear();
+        d_value.resize(rows, 0.0);
+        match (&self.critic, critic) {
+            (Some(network), Some(critic)) => workers.join(
+                || {
+                    let output = self.actor.forward(actor_params, obs, actor);
+                    let loss = policy_loss(PolicyRows { model: self, output, d_output, d_log_std });
+                    self.actor.backward(actor_params, actor, d_output, d_actor);
+                    loss
+                },
+                || {
+                    let params = &self.params[self.log_std.end..];
+                    let loss = value_loss(network.forward(params, obs, critic), d_value);
+                    network.backward(params, critic, d_value, d_critic);
+                    loss
+                },
+            ),
+            _ => {
+                let (width, stride) = (self.policy_width(), self.actor.num_outputs());
+                let output = self.actor.forward(actor_params, obs, actor);
+                let values: Vec<f32> = output.chunks_exact(stride).map(|row| row[width]).collect();
+                let losses = (
+                    policy_loss(PolicyRows { model: self, output, d_output, d_log_std }),
+                    value_loss(&values, d_value),
+                );
+                d_output.chunks_exact_mut(stride).zip(d_value).for_each(|(row, &mut d)| row[width] = d);
+                self.actor.backward(actor_params, actor, d_output, d_actor);
+                losses
             }
-            let (d_out, d_std) = row[..width].split_at_mut(self.dist.num_outputs());
-            let d_std = if self.state_dependent_std { d_std } else { &mut *d_log_std };
-            let action = &action[i * action_len..(i + 1) * action_len];
-            self.dist.backward(output, log_std, action, d_log_prob[i], d_entropy[i], d_out, d_std);
-        }
-        self.actor.backward(&self.params[..self.log_std.start], &mut pass.actor, &pass.d_output, d_actor);
-        if let (Some(critic), Some(workspace)) = (&self.critic, &mut pass.critic) {
-            critic.backward(&self.params[self.log_std.end..], workspace, d_value, d_critic);
         }
     }
 
@@ -256,10 +285,6 @@ impl ActorCritic {
         scratch.output.resize(self.actor.num_outputs(), 0.0);
         let params = &self.params[..self.log_std.start];
         self.actor.forward_row(params, seen, &mut scratch.layers, &mut scratch.output);
-        if self.state_dependent_std {
-            let stds = self.dist.num_outputs()..self.policy_width();
-            scratch.output[stds].iter_mut().for_each(|s| *s += self.log_std_init);
-        }
     }
 }
 

@@ -6,19 +6,23 @@ use rayon::prelude::*;
 
 use crate::learner::{EvalRequest, Evaluation, LearnError, Setup};
 use crate::rollout::Act;
+use crate::workers::Workers;
 
 /// Runs `request.episodes` episodes, episode `j` on a fresh stream from `request.seed + j`, on environments made for
 /// the purpose.
-pub fn evaluate<P: Act>(policy: &P, setup: &Setup, request: &EvalRequest) -> Result<Evaluation, LearnError> {
+pub fn evaluate<P: Act>(
+    policy: &P,
+    setup: &Setup,
+    request: &EvalRequest,
+    workers: &Workers,
+) -> Result<Evaluation, LearnError> {
     let mut config = setup.env.clone();
     config.max_episode_steps = request.max_episode_steps.or(config.max_episode_steps);
     let first = setup.envs.make(&config)?;
     let indices = 0..u64::from(request.episodes);
-    let episodes: Result<Vec<Episode>, EnvError> = if setup.threads > 1 && first.spec().parallel {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(setup.threads).build();
-        let pool = pool.map_err(|e| LearnError::Unsuitable(format!("starting {} threads: {e}", setup.threads)))?;
+    let episodes: Result<Vec<Episode>, EnvError> = if workers.parallel() && first.spec().parallel {
         let run = |j: u64| Ok(episode(policy, setup.envs.make(&config)?, request, j)?.0);
-        pool.install(|| indices.into_par_iter().map(run).collect())
+        workers.run(|| indices.into_par_iter().map(run).collect())
     } else {
         let mut env = Some(first);
         indices

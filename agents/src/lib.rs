@@ -13,3 +13,4 @@ pub mod ppo;
 pub mod registry;
 pub mod returns;
 pub mod rollout;
+pub mod workers;

@@ -6,12 +6,14 @@
 //! Beyond the paper: an episode cut by a time limit bootstraps from its last state, and the observation statistics are
 //! frozen while a rollout and its update run, so that the first ratio is 1; they move between iterations.
 
+use std::sync::Arc;
+
 use bregman_envs::rng::{NumpyRng, Seed};
 use bregman_envs::{EnvSpec, Lane, Outcome};
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
-use crate::actor_critic::{ActorCritic, NetworkShape, Pass};
+use crate::actor_critic::{ActorCritic, NetworkShape, Pass, PolicyRows};
 use crate::evaluate::evaluate;
 use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
 use crate::nn::Activation;
@@ -20,6 +22,7 @@ use crate::optim::{Adam, clip_grad_norm, grad_norm};
 use crate::registry::{AgentConfig, AgentEntry};
 use crate::returns::{End, gae};
 use crate::rollout::{Runner, Transitions};
+use crate::workers::Workers;
 
 /// Settings of [`Ppo`]; defaults from Schulman et al. 2017, Table 3, and from the details above.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -206,6 +209,7 @@ pub struct Ppo {
     progress: Progress,
     pass: Pass,
     grad: Vec<f32>,
+    workers: Arc<Workers>,
 }
 
 /// What one rollout gives the update, all `[B]`.
@@ -282,6 +286,7 @@ impl Ppo {
             progress: Progress::default(),
             pass: model.pass(config.batch_size.max(256)),
             grad: vec![0.0; model.params.len()],
+            workers: Arc::new(Workers::new(setup.threads)?),
             setup: setup.clone(),
             model,
             config,
@@ -296,9 +301,8 @@ impl Ppo {
     /// Values and advantages of a rollout under the parameters that acted.
     fn estimate(&mut self, mut steps: Transitions) -> Batch {
         scale_rewards(&mut steps, &mut self.rewards, self.runner.num_envs());
-        let capacity = self.config.batch_size.max(256);
-        let value = self.model.values(&steps.obs, capacity, &mut self.pass);
-        let cut_values = self.model.values(&steps.cut_obs, capacity, &mut self.pass);
+        let value = self.model.values(&steps.obs, &mut self.pass);
+        let cut_values = self.model.values(&steps.cut_obs, &mut self.pass);
         let ends = ends(&steps, &cut_values, self.config.bootstrap_truncated);
         let rewards: Vec<f32> = steps.outcome.iter().map(|o| o.reward as f32).collect();
         let (gamma, lambda, len) = (self.config.gamma as f32, self.config.gae_lambda as f32, steps.num_steps);
@@ -331,7 +335,7 @@ impl Ppo {
                 if self.config.advantage_norm == AdvantageNorm::Minibatch {
                     standardize(&mut minibatch.advantage);
                 }
-                let losses = self.backward(&minibatch, clip_coef as f32);
+                let losses = self.gradient(&minibatch, clip_coef as f32);
                 all.add(losses);
                 last_epoch.add(losses);
                 if self.config.target_kl.is_some_and(|target| losses.approx_kl > 1.5 * target) {
@@ -372,34 +376,38 @@ impl Ppo {
     }
 
     /// Losses of a minibatch, and the gradient of their weighted sum (Eq. 9, descending) into `self.grad`.
-    fn backward(&mut self, minibatch: &Minibatch, clip_coef: f32) -> Losses {
-        let model = &self.model;
-        model.forward(&minibatch.obs, &mut self.pass);
+    fn gradient(&mut self, minibatch: &Minibatch, clip_coef: f32) -> Losses {
         let rows = minibatch.log_prob.len();
-        let (width, action_len) = (model.policy_width(), minibatch.action.len() / rows);
         let scale = 1.0 / rows as f32;
+        let d_entropy = -(self.config.ent_coef as f32) * scale;
         let (vf_coef, vf_clip) = (self.config.vf_coef as f32, self.config.vf_clip_coef.map(|c| c as f32));
-        let mut losses = Losses::default();
-        let (mut d_log_prob, mut d_value) = (vec![0.0; rows], vec![0.0; rows]);
-        let d_entropy = vec![-(self.config.ent_coef as f32) * scale; rows];
-        for i in 0..rows {
-            let (output, log_std) = model.head(&self.pass.output[i * width..(i + 1) * width]);
-            let action = &minibatch.action[i * action_len..(i + 1) * action_len];
-            let log_ratio = model.dist.log_prob(output, log_std, action) - minibatch.log_prob[i];
-            let surrogate = clipped_surrogate(log_ratio, minibatch.advantage[i], clip_coef);
-            let value = value_loss(self.pass.value[i], minibatch.value[i], minibatch.returns[i], vf_clip);
-            d_log_prob[i] = -surrogate.slope * scale;
-            d_value[i] = vf_coef * value.slope * scale;
+        let policy_part = |mut policy: PolicyRows| {
+            let mut losses = Losses::default();
+            for (i, action) in minibatch.action.chunks_exact(minibatch.action.len() / rows).enumerate() {
+                let log_ratio = policy.log_prob(i, action) - minibatch.log_prob[i];
+                let surrogate = clipped_surrogate(log_ratio, minibatch.advantage[i], clip_coef);
+                policy.add_gradient(i, action, -surrogate.slope * scale, d_entropy);
 
-            let ratio = log_ratio.exp();
-            losses.policy -= f64::from(surrogate.loss * scale);
-            losses.value += f64::from(value.loss * scale);
-            losses.entropy += f64::from(model.dist.entropy(output, log_std) * scale);
-            losses.approx_kl += f64::from(approx_kl(log_ratio) * scale);
-            losses.clip_fraction += f64::from(scale) * f64::from(u8::from((ratio - 1.0).abs() > clip_coef));
-        }
-        self.model.backward(&minibatch.action, &d_log_prob, &d_entropy, &d_value, &mut self.pass, &mut self.grad);
-        losses
+                let clipped = (log_ratio.exp() - 1.0).abs() > clip_coef;
+                losses.policy -= f64::from(surrogate.loss * scale);
+                losses.entropy += f64::from(policy.entropy(i) * scale);
+                losses.approx_kl += f64::from(approx_kl(log_ratio) * scale);
+                losses.clip_fraction += f64::from(scale) * f64::from(u8::from(clipped));
+            }
+            losses
+        };
+        let value_part = |values: &[f32], d_values: &mut [f32]| {
+            let mut sum = 0.0;
+            for (i, d_value) in d_values.iter_mut().enumerate() {
+                let loss = value_loss(values[i], minibatch.value[i], minibatch.returns[i], vf_clip);
+                *d_value = vf_coef * loss.slope * scale;
+                sum += f64::from(loss.loss * scale);
+            }
+            sum
+        };
+        let (losses, value) =
+            self.model.gradient(&minibatch.obs, policy_part, value_part, &mut self.pass, &mut self.grad, &self.workers);
+        Losses { value, ..losses }
     }
 
     fn non_finite(&self, what: &str, value: f64) -> LearnError {
@@ -410,9 +418,10 @@ impl Ppo {
 
 impl Learner for Ppo {
     fn step(&mut self) -> Result<Report, LearnError> {
-        let (steps, episodes) = self.runner.rollout(&self.model, self.config.num_steps)?;
+        let (steps, episodes) = self.runner.rollout(&self.model, self.config.num_steps, &self.workers)?;
         let batch = self.estimate(steps);
-        let metrics = self.update(&batch)?;
+        let workers = self.workers.clone();
+        let metrics = workers.run(|| self.update(&batch))?;
         self.model.normalizer.update(&batch.steps.raw_obs);
         self.progress.iterations += 1;
         self.progress.env_steps += batch.steps.len() as u64;
@@ -432,7 +441,7 @@ impl Learner for Ppo {
     }
 
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
-        evaluate(&self.model, &self.setup, request)
+        evaluate(&self.model, &self.setup, request, &self.workers)
     }
 
     fn save(&self) -> Snapshot {

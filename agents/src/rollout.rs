@@ -8,6 +8,7 @@ use bregman_envs::{EnvError, Episode, Lane, LaneState, Outcome, lanes};
 use rayon::prelude::*;
 
 use crate::learner::{Array, LearnError, Setup, Snapshot};
+use crate::workers::Workers;
 
 /// What a policy does with one observation. Rows throughout; see [`ActionSpace`](bregman_envs::ActionSpace) for actions.
 pub trait Act: Sync {
@@ -80,8 +81,8 @@ pub struct Runner {
     lanes: Vec<Lane>,
     noise: Vec<NumpyRng>,
     seed: Seed,
-    /// Threads to walk the lanes, where that is faster.
-    pool: Option<rayon::ThreadPool>,
+    /// Whether walking lanes on several threads is faster.
+    parallel: bool,
 }
 
 impl Runner {
@@ -90,11 +91,8 @@ impl Runner {
         let lanes = lanes(&setup.envs, &setup.env, setup.seed)?;
         let seed = Seed(setup.seed);
         let noise = (0..lanes.len()).map(|i| seed.stream("action", i as u64)).collect();
-        let threads = setup.threads.min(lanes.len());
-        let parallel = threads > 1 && lanes.iter().all(|lane| lane.env().spec().parallel);
-        let pool = parallel.then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build());
-        let pool = pool.transpose().map_err(|e| LearnError::Unsuitable(format!("starting {threads} threads: {e}")))?;
-        Ok(Runner { lanes, noise, seed, pool })
+        let parallel = lanes.iter().all(|lane| lane.env().spec().parallel);
+        Ok(Runner { lanes, noise, seed, parallel })
     }
 
     /// Number of environments.
@@ -103,11 +101,17 @@ impl Runner {
     }
 
     /// `num_steps` steps of every lane under one policy, with the episodes that ended, by lane and time.
-    pub fn rollout<P: Act>(&mut self, policy: &P, num_steps: usize) -> Result<(Transitions, Vec<Episode>), EnvError> {
+    pub fn rollout<P: Act>(
+        &mut self,
+        policy: &P,
+        num_steps: usize,
+        workers: &Workers,
+    ) -> Result<(Transitions, Vec<Episode>), EnvError> {
         let work = |(lane, rng): (&mut Lane, &mut NumpyRng)| walk(lane, rng, policy, num_steps);
-        let walks: Result<Vec<_>, EnvError> = match &self.pool {
-            Some(pool) => pool.install(|| self.lanes.par_iter_mut().zip(&mut self.noise).map(work).collect()),
-            None => self.lanes.iter_mut().zip(&mut self.noise).map(work).collect(),
+        let walks: Result<Vec<_>, EnvError> = if self.parallel && workers.parallel() {
+            workers.run(|| self.lanes.par_iter_mut().zip(&mut self.noise).map(work).collect())
+        } else {
+            self.lanes.iter_mut().zip(&mut self.noise).map(work).collect()
         };
         let mut all = Transitions { num_steps, ..Default::default() };
         let mut episodes = Vec::new();

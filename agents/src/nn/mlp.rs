@@ -140,6 +140,13 @@ impl Mlp {
         }
     }
 
+    /// Adds `shift` to output `column`.
+    pub fn shift_output<T: Real>(&self, params: &mut [T], column: usize, shift: f64) {
+        if let Some(layer) = self.layers.last() {
+            params[layer.bias.start + column] += T::of(shift);
+        }
+    }
+
     /// Room for up to `capacity` rows.
     pub fn workspace<T: Real>(&self, capacity: usize) -> Workspace<T> {
         let widths = || std::iter::once(self.num_inputs()).chain(self.layers.iter().map(|layer| layer.outputs));
