@@ -45,7 +45,7 @@ pub enum EnvError {
     #[error("{0}")]
     PythonMissing(String),
     /// An observation or reward is NaN or infinite.
-    #[error("environment {lane} gave a {what} that is {value} in episode {episode} at step {step}")]
+    #[error("environment {lane}: {what} is {value} in episode {episode} at step {step}")]
     NonFinite {
         /// Index of the environment.
         lane: usize,

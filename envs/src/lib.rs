@@ -9,6 +9,7 @@
 mod classic;
 mod env;
 mod error;
+pub mod gymnasium;
 mod kwargs;
 mod lane;
 mod native;

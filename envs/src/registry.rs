@@ -107,7 +107,7 @@ impl Registry {
                 id: config.id.clone(),
                 hint: format!(" among the native ones; there are {}", self.known()),
             }),
-            (Backend::Auto | Backend::Gymnasium, _) => todo!("Gymnasium bridge"),
+            (Backend::Auto | Backend::Gymnasium, _) => Ok(Box::new(crate::gymnasium::GymEnv::new(config)?)),
         }
     }
 
