@@ -1,4 +1,25 @@
 //! `bregman`: the program and the facade over its crates.
+//!
+//! [`Bregman`] holds the agents and environments that a program knows; [`cli::run`] is the whole command line over them, so
+//! that a crate of your own can add one of either and get everything else.
+
+pub mod checkpoint;
+pub mod cli;
+mod error;
+pub mod metrics;
+mod observe;
+pub mod run_file;
+pub mod train;
 
 pub use bregman_agents as agents;
 pub use bregman_envs as envs;
+pub use error::BadInput;
+
+/// The agents and environments that a program knows.
+#[derive(Clone, Default)]
+pub struct Bregman {
+    /// Agents by name.
+    pub agents: agents::registry::AgentRegistry,
+    /// Environments by id.
+    pub envs: envs::Registry,
+}

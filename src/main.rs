@@ -1,3 +1,7 @@
 //! The `bregman` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bregman::cli::run(bregman::Bregman::default())
+}

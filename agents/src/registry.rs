@@ -8,8 +8,13 @@ use crate::learner::{LearnError, Learner, Setup};
 #[derive(Debug, thiserror::Error)]
 pub enum AgentConfigError {
     /// An unknown key or a wrong type, in serde's words.
-    #[error(transparent)]
-    Parse(#[from] toml::de::Error),
+    #[error("`{path}`: {error}")]
+    Parse {
+        /// The key inside the agent's table.
+        path: String,
+        /// What is wrong with it.
+        error: toml::de::Error,
+    },
     /// A value out of range.
     #[error(transparent)]
     Value(#[from] LearnError),
@@ -66,7 +71,8 @@ impl AgentEntry {
 }
 
 fn parse<C: AgentConfig>(table: &toml::Table) -> Result<C, AgentConfigError> {
-    let config: C = table.clone().try_into()?;
+    let config: C = serde_path_to_error::deserialize(toml::Value::Table(table.clone()))
+        .map_err(|e| AgentConfigError::Parse { path: e.path().to_string(), error: e.into_inner() })?;
     config.validate()?;
     Ok(config)
 }

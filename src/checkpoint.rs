@@ -1,0 +1,283 @@
+//! Checkpoints on disk: whole or absent.
+//!
+//! A checkpoint is a folder `checkpoints/00204800/` with `manifest.json` and `learner.safetensors`. It is written under a
+//! temporary name, synced and renamed. The manifest carries the hash of everything beside it, and the length of every log at
+//! that moment, so that a resumed run can cut them back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::agents::learner::{Array, Progress, Snapshot};
+
+/// The layout of manifests; a reader refuses any other.
+const FORMAT: u32 = 1;
+
+/// What a checkpoint says beside the learner's arrays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Layout of this file.
+    pub format: u32,
+    /// Version of the library that wrote it.
+    pub version: String,
+    /// Where the run stands, in the budget's unit; also the folder's name.
+    pub position: u64,
+    /// The learner's counters.
+    pub progress: Progress,
+    /// The loop's own state.
+    pub run: RunState,
+    /// Length in bytes of every log.
+    pub logs: BTreeMap<String, u64>,
+    /// Hash and length of the files beside the manifest.
+    pub files: BTreeMap<String, FileHash>,
+    /// The learner's counters and streams.
+    pub learner: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the loop remembers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Return and length of the last 100 training episodes, oldest first.
+    pub recent: std::collections::VecDeque<(f64, u32)>,
+    /// Best mean evaluation reward and the position where it was reached.
+    pub best: Option<(f64, u64)>,
+    /// Seconds spent so far, over all sittings.
+    pub seconds: f64,
+    /// Whether the run ended before its budget, because `eval.stop_at` was reached.
+    pub stopped: bool,
+}
+
+/// What a file must be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// Length.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// A manifest of this library; files and learner state are filled in by [`write`].
+    pub fn new(position: u64, progress: Progress, run: RunState, logs: BTreeMap<String, u64>) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            position,
+            progress,
+            run,
+            logs,
+            files: BTreeMap::new(),
+            learner: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Writes a checkpoint of `snapshot` under `run/checkpoints/`.
+pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<()> {
+    let folder = run.join("checkpoints");
+    let name = format!("{:08}", manifest.position);
+    let (temporary, place) = (folder.join(format!(".{name}.tmp")), folder.join(&name));
+    let mut attempt = || -> Result<()> {
+        fs::create_dir_all(&folder)?;
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
+        fs::create_dir(&temporary)?;
+        let arrays = to_safetensors(snapshot)?;
+        manifest.files.insert("learner.safetensors".into(), hash(&arrays));
+        manifest.learner = snapshot.state.clone();
+        write_synced(&temporary.join("learner.safetensors"), &arrays)?;
+        write_synced(&temporary.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+        File::open(&temporary)?.sync_all()?;
+        if place.exists() {
+            fs::remove_dir_all(&place)?;
+        }
+        fs::rename(&temporary, &place)?;
+        File::open(&folder)?.sync_all()?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("writing the checkpoint {}", place.display()))
+}
+
+/// Writes the arrays of a snapshot alone, as `path`.
+pub fn write_arrays(path: &Path, snapshot: &Snapshot) -> Result<()> {
+    let attempt = || -> Result<()> {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let temporary = path.with_extension("tmp");
+        write_synced(&temporary, &to_safetensors(snapshot)?)?;
+        Ok(fs::rename(&temporary, path)?)
+    };
+    attempt().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Positions of the checkpoints of a run, ascending. Leftovers of interrupted writing are not among them.
+pub fn positions(run: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let mut all: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Reads and verifies a checkpoint.
+///
+/// # Errors
+/// A file that is missing, truncated or altered, or a manifest of another layout, in a sentence.
+pub fn read(run: &Path, position: u64) -> Result<(Manifest, Snapshot)> {
+    let place = folder(run, position);
+    let read =
+        |name: &str| fs::read(place.join(name)).with_context(|| format!("reading {}", place.join(name).display()));
+    let manifest: Manifest = serde_json::from_slice(&read("manifest.json")?)
+        .with_context(|| format!("{} is damaged", place.join("manifest.json").display()))?;
+    ensure!(manifest.format == FORMAT, "{}: layout {} is not {FORMAT}", place.display(), manifest.format);
+    let Some(expected) = manifest.files.get("learner.safetensors") else {
+        bail!("{}: the manifest names no learner.safetensors", place.display());
+    };
+    let arrays = read("learner.safetensors")?;
+    let file = place.join("learner.safetensors");
+    ensure!(
+        arrays.len() as u64 == expected.bytes,
+        "{} has {} bytes where {} belong: it was truncated",
+        file.display(),
+        arrays.len(),
+        expected.bytes
+    );
+    ensure!(hash(&arrays) == *expected, "{} does not have the hash of its manifest: it was altered", file.display());
+    let snapshot = Snapshot { arrays: from_safetensors(&arrays)?, state: manifest.learner.clone() };
+    Ok((manifest, snapshot))
+}
+
+/// Sets a damaged checkpoint aside, under a name that is not read again.
+pub fn set_aside(run: &Path, position: u64) -> Result<()> {
+    let place = folder(run, position);
+    fs::rename(&place, place.with_extension("damaged")).with_context(|| format!("setting {} aside", place.display()))
+}
+
+/// Removes all checkpoints but the last `keep` and the one at `best`, and leftovers of interrupted writing.
+pub fn rotate(run: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let all = positions(run);
+    for &position in &all[..all.len().saturating_sub(keep)] {
+        if best != Some(position) {
+            fs::remove_dir_all(folder(run, position))?;
+        }
+    }
+    for entry in fs::read_dir(run.join("checkpoints"))?.flatten() {
+        if entry.file_name().to_string_lossy().ends_with(".tmp") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a checkpoint.
+pub fn folder(run: &Path, position: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("{position:08}"))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    Ok(file.sync_all()?)
+}
+
+fn hash(bytes: &[u8]) -> FileHash {
+    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    FileHash { bytes: bytes.len() as u64, sha256 }
+}
+
+fn to_safetensors(snapshot: &Snapshot) -> Result<Vec<u8>> {
+    let views = snapshot.arrays.iter().map(|(name, array)| {
+        let (dtype, len, bytes) = match array {
+            Array::F32(data) => (Dtype::F32, data.len(), bytemuck::cast_slice(data)),
+            Array::F64(data) => (Dtype::F64, data.len(), bytemuck::cast_slice(data)),
+            Array::U8(data) => (Dtype::U8, data.len(), data.as_slice()),
+        };
+        Ok((name.as_str(), TensorView::new(dtype, vec![len], bytes)?))
+    });
+    Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None)?)
+}
+
+fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Array>> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let read = |(name, view): (String, TensorView)| {
+        let data = view.data();
+        let array = match view.dtype() {
+            Dtype::F32 => Array::F32(data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F64 => Array::F64(data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()),
+            Dtype::U8 => Array::U8(data.to_vec()),
+            other => bail!("`{name}` is of type {other:?}"),
+        };
+        Ok((name, array))
+    };
+    file.tensors().into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fresh folder under the system's temporary one.
+    fn run_folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("bregman-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a writable temporary folder");
+        folder
+    }
+
+    fn snapshot(x: f32) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.put("params", Array::F32(vec![x, f32::MIN_POSITIVE, -0.0]));
+        snapshot.put("mean", Array::F64(vec![0.1 + 0.2]));
+        snapshot.put("env", Array::U8(vec![0, 255]));
+        snapshot.state.insert("steps".into(), 7.into());
+        snapshot
+    }
+
+    fn write_at(run: &Path, position: u64) {
+        let state = RunState { recent: [(0.1 + 0.2, 3)].into(), ..Default::default() };
+        let logs = BTreeMap::from([("metrics.csv".to_string(), 12)]);
+        write(run, Manifest::new(position, Progress::default(), state, logs), &snapshot(position as f32))
+            .expect("written");
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let run = run_folder("round-trip");
+        write_at(&run, 300);
+        let (manifest, read_back) = read(&run, 300).expect("it is whole");
+        assert_eq!(read_back, snapshot(300.0));
+        assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let run = run_folder("damage");
+        write_at(&run, 1);
+        let file = folder(&run, 1).join("learner.safetensors");
+        let mut bytes = fs::read(&file).expect("it is there");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        fs::write(&file, &bytes).expect("writable");
+        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).ends_with("it was altered"));
+        fs::write(&file, &bytes[1..]).expect("writable");
+        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).ends_with("it was truncated"));
+        fs::write(folder(&run, 1).join("manifest.json"), "{").expect("writable");
+        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).contains("manifest.json is damaged"));
+    }
+
+    #[test]
+    fn the_last_ones_and_the_best_are_kept() {
+        let run = run_folder("rotation");
+        for position in [100, 200, 300, 400] {
+            write_at(&run, position);
+        }
+        fs::create_dir(run.join("checkpoints/.00000500.tmp")).expect("writable");
+        rotate(&run, 2, Some(100)).expect("rotated");
+        assert_eq!(positions(&run), [100, 300, 400]);
+        assert!(!run.join("checkpoints/.00000500.tmp").exists());
+    }
+}

@@ -1,0 +1,253 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{bad_input, nearest};
+use crate::run_file::RunFile;
+use crate::train::{self, Ending, Training};
+use crate::{BadInput, Bregman, checkpoint};
+
+/// Train and judge reinforcement-learning agents.
+#[derive(Parser)]
+#[command(name = "bregman", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train an agent as a run file says, or go on with a run
+    Train(TrainArgs),
+    /// Judge the policy of a run on complete episodes
+    Eval(EvalArgs),
+    /// List agents, environments and presets
+    List,
+    /// Print every setting of an agent with its default and meaning, and what it logs
+    Show {
+        /// An agent, as `list` names them
+        agent: String,
+    },
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    /// The run file
+    #[arg(required_unless_present = "resume")]
+    run_file: Option<PathBuf>,
+    /// Change a key of the run file, as in --set agent.ppo.gamma=0.995
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    patches: Vec<String>,
+    /// The run's seed, in place of the file's
+    #[arg(long, conflicts_with = "resume")]
+    seed: Option<u64>,
+    /// The run directory [default: runs/AGENT-ENV-sSEED]
+    #[arg(long, conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this directory, from its last checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with = "run_file")]
+    resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct EvalArgs {
+    /// The run directory
+    dir: PathBuf,
+    /// Complete episodes [default: the run file's]
+    #[arg(long)]
+    episodes: Option<u32>,
+    /// Sample actions instead of taking the most probable ones
+    #[arg(long)]
+    stochastic: bool,
+    /// `last`, `best`, or the steps of a checkpoint
+    #[arg(long, default_value = "last")]
+    checkpoint: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command line over what `bregman` knows: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+pub fn run(bregman: Bregman) -> ExitCode {
+    match execute(Cli::parse().command, &bregman) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
+            ExitCode::from(if bad_input { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
+    match command {
+        Command::Train(args) => return train(args, bregman),
+        Command::Eval(args) => eval(&args, bregman)?,
+        Command::List => list(bregman),
+        Command::Show { agent } => show(&agent, bregman)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
+    train::watch_interrupts()?;
+    let (mut training, dir) = match (args.resume, args.run_file) {
+        (Some(dir), _) => (Training::resume(&dir, &args.patches, bregman)?, dir),
+        (None, Some(path)) => {
+            args.patches.extend(args.seed.map(|seed| format!("seed={seed}")));
+            let run = RunFile::read(&path, &args.patches, bregman)?;
+            let dir = args.out.map_or_else(|| default_dir(&run, bregman), Ok)?;
+            (Training::start(run, &dir, bregman)?, dir)
+        }
+        (None, None) => bad_input!("name a run file, or a run directory with --resume"),
+    };
+    let at = dir.display();
+    if training.finished() {
+        eprintln!("the run in {at} is finished; a larger budget makes it go on: --set budget.env_steps=…");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(match training.train()? {
+        Ending::Interrupted => {
+            eprintln!("saved; go on with: bregman train --resume {at}");
+            ExitCode::from(130)
+        }
+        Ending::Finished => {
+            let seconds = training.seconds();
+            println!("finished in {:.0} min {:02.0} s: {at}", (seconds / 60.0).floor(), (seconds % 60.0).floor());
+            if let Some((best, position)) = training.best() {
+                println!("best evaluation: {best:.1} at {position} steps");
+            }
+            println!("judge it:   bregman eval {at}");
+            println!("look at it: .venv/bin/tensorboard --logdir {at}");
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+/// `runs/ppo-half_cheetah-s1`.
+fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
+    let id = run.env.id.rsplit('/').next().unwrap_or_default();
+    let name = match id.rsplit_once("-v") {
+        Some((name, version)) if version.chars().all(|c| c.is_ascii_digit()) => name,
+        _ => id,
+    };
+    let mut slug = String::new();
+    for c in name.chars() {
+        match c {
+            c if c.is_ascii_uppercase() && !slug.is_empty() => slug.extend(['_', c.to_ascii_lowercase()]),
+            c if c.is_ascii_alphanumeric() => slug.push(c.to_ascii_lowercase()),
+            _ => slug.push('_'),
+        }
+    }
+    Ok(PathBuf::from(format!("runs/{}-{slug}-s{}", run.agent(bregman)?.0.name, run.seed)))
+}
+
+fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
+    let run = train::read_run(&args.dir, &[], bregman)?;
+    let mut learner = train::build(&run, bregman)?;
+    let Some((last, snapshot)) = train::last_whole(&args.dir)? else {
+        bad_input!("{} has no checkpoint yet", args.dir.display());
+    };
+    let (manifest, snapshot) = match (args.checkpoint.as_str(), last.run.best) {
+        ("last", _) => (last, snapshot),
+        ("best", Some((_, position))) => checkpoint::read(&args.dir, position)?,
+        ("best", None) => bad_input!("{} was never evaluated, so no checkpoint is the best", args.dir.display()),
+        (position, _) => match position.parse() {
+            Ok(position) if checkpoint::positions(&args.dir).contains(&position) => {
+                checkpoint::read(&args.dir, position)?
+            }
+            _ => {
+                let there: Vec<String> = checkpoint::positions(&args.dir).iter().map(u64::to_string).collect();
+                bad_input!("`--checkpoint {position}`: write last, best, or one of {}", there.join(", "))
+            }
+        },
+    };
+    learner.load(&snapshot)?;
+    if args.episodes == Some(0) {
+        bad_input!("`--episodes 0`: at least 1");
+    }
+    let evaluation = train::evaluate(&run, learner.as_mut(), args.episodes, args.stochastic)?;
+    let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
+    if args.json {
+        let rewards: Vec<f64> = evaluation.episodes.iter().map(|episode| episode.reward).collect();
+        let object = serde_json::json!({
+            "env": run.env.id,
+            "seed": run.seed,
+            "env_steps": manifest.progress.env_steps,
+            "stochastic": args.stochastic,
+            "mean_reward": mean,
+            "std_reward": std,
+            "mean_ep_length": len,
+            "rewards": rewards,
+        });
+        println!("{object}");
+    } else {
+        let episodes = evaluation.episodes.len();
+        println!(
+            "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}",
+            run.env.id, manifest.progress.env_steps
+        );
+    }
+    Ok(())
+}
+
+fn list(bregman: &Bregman) {
+    println!("agents");
+    for agent in bregman.agents.entries() {
+        println!("  {:<28} {}", agent.name, agent.summary);
+    }
+    println!("\nenvironments in Rust; every other id is Gymnasium's");
+    for env in bregman.envs.entries() {
+        println!("  {:<28} {}", env.id, env.summary);
+    }
+    println!("\npresets");
+    for (path, sentence) in presets() {
+        println!("  {:<42} {sentence}", path.display());
+    }
+}
+
+/// The run files under `configs/`, here or where the program was built, with their first line.
+fn presets() -> Vec<(PathBuf, String)> {
+    let here = PathBuf::from("configs");
+    let root = if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("configs") };
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries(&root).flat_map(|dir| entries(&dir).collect::<Vec<_>>());
+    let mut all: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches('#').trim().to_string();
+            (path, first)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn show(name: &str, bregman: &Bregman) -> Result<()> {
+    let Some(agent) = bregman.agents.get(name) else {
+        let known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
+        let near = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+        bad_input!(
+            "no agent is called `{name}`{}",
+            near.unwrap_or_else(|| format!("; there are {}", known.join(", ")))
+        );
+    };
+    println!("{}: {}\n\n[agent.{}]", agent.name, agent.summary, agent.name);
+    for setting in (agent.settings)() {
+        let line = match setting.default.as_str() {
+            "none" => format!("# {} =", setting.key),
+            default => format!("{} = {default}", setting.key),
+        };
+        println!("{line:<36} # {}", setting.doc);
+    }
+    println!("\nlogs");
+    for (name, meaning) in agent.metrics {
+        println!("  {name:<34} {meaning}");
+    }
+    Ok(())
+}

@@ -1,0 +1,394 @@
+//! The run file: everything that decides a run, in TOML.
+//!
+//! ```toml
+//! seed = 1
+//! [budget]
+//! env_steps = 1_000_000
+//! [env]
+//! id = "Hopper-v5"
+//! num_envs = 8
+//! [agent.ppo]
+//! gamma = 0.99
+//! ```
+//!
+//! Reading is strict: an unknown key is an error that names the nearest known one. A [`RunFile`] is always complete, with the
+//! agent's defaults written out, and reads back to itself.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::agents::learner::{Budget, Setup};
+use crate::agents::registry::{AgentConfigError, AgentEntry};
+use crate::envs::EnvConfig;
+use crate::error::{bad_input, nearest};
+use crate::{BadInput, Bregman};
+
+/// A complete run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// From which every random stream of the run is drawn.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// Where networks live: `cpu`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Worker threads; the number of cores if left out. Results do not depend on it.
+    #[serde(default = "cores")]
+    pub threads: usize,
+    /// What the run may spend: `env_steps` or `grad_steps`.
+    pub budget: Budget,
+    /// The environment.
+    pub env: EnvConfig,
+    /// One table, named after the agent.
+    pub agent: Table,
+    /// When and how the policy is judged.
+    #[serde(default)]
+    pub eval: EvalSettings,
+    /// What is kept on disk.
+    #[serde(default)]
+    pub checkpoint: CheckpointSettings,
+    /// What is shown.
+    #[serde(default)]
+    pub observe: ObserveSettings,
+}
+
+/// The `[eval]` table. `every` counts in the budget's unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSettings {
+    /// Distance between evaluations; there is always one at the end.
+    pub every: u64,
+    /// Complete episodes per evaluation.
+    pub episodes: u32,
+    /// Mean return from which the run ends early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_at: Option<f64>,
+    /// Another time limit than in training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_episode_steps: Option<u32>,
+}
+
+impl Default for EvalSettings {
+    fn default() -> EvalSettings {
+        EvalSettings { every: 50_000, episodes: 10, stop_at: None, max_episode_steps: None }
+    }
+}
+
+/// The `[checkpoint]` table. Distances count in the budget's unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSettings {
+    /// Distance between checkpoints; there is always one at the end.
+    pub every: u64,
+    /// Checkpoints kept beside the best one.
+    pub keep: usize,
+    /// Distance between policies kept for good under `policies/`; none if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_every: Option<u64>,
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> CheckpointSettings {
+        CheckpointSettings { every: 100_000, keep: 2, snapshot_every: None }
+    }
+}
+
+/// The `[observe]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObserveSettings {
+    /// Progress on the terminal.
+    pub console: bool,
+    /// TensorBoard events.
+    pub tensorboard: bool,
+    /// Histograms of actions and rewards in TensorBoard.
+    pub histograms: bool,
+}
+
+impl Default for ObserveSettings {
+    fn default() -> ObserveSettings {
+        ObserveSettings { console: true, tensorboard: true, histograms: false }
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn cpu() -> String {
+    "cpu".into()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl RunFile {
+    /// Reads a file, changes it by `key=value` patches, and checks the whole.
+    ///
+    /// # Errors
+    /// [`BadInput`] in one sentence: file, key, what is wrong and what would do.
+    pub fn read(path: &Path, patches: &[String], bregman: &Bregman) -> Result<RunFile> {
+        let text = std::fs::read_to_string(path).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        let mut table: Table =
+            toml::from_str(&text).map_err(|e| BadInput(format!("{}: {}", path.display(), e.to_string().trim())))?;
+        for change in patches {
+            patch(&mut table, change)?;
+        }
+        RunFile::check(table, bregman).with_context(|| path.display().to_string())
+    }
+
+    /// Checks a table and writes all defaults out.
+    pub fn check(table: Table, bregman: &Bregman) -> Result<RunFile> {
+        let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|e| sentence(&e.path().to_string(), e.inner()))?;
+        let positive = |key: &str, value: u64| match value {
+            0 => Err(BadInput(format!("`{key} = 0`: at least 1"))),
+            _ => Ok(()),
+        };
+        if run.device != "cpu" {
+            bad_input!("`device = \"{}\"`: this version trains on \"cpu\"", run.device);
+        }
+        positive("threads", run.threads as u64)?;
+        positive("env.num_envs", run.env.num_envs as u64)?;
+        positive("eval.every", run.eval.every)?;
+        positive("eval.episodes", run.eval.episodes.into())?;
+        positive("checkpoint.every", run.checkpoint.every)?;
+        positive("checkpoint.keep", run.checkpoint.keep as u64)?;
+        positive("checkpoint.snapshot_every", run.checkpoint.snapshot_every.unwrap_or(1))?;
+        if run.seed > i64::MAX as u64 {
+            bad_input!("`seed = {}`: a run file holds numbers up to 2^63 - 1", run.seed);
+        }
+        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        positive("budget", total)?;
+
+        let (name, settings) = run.agent_table()?;
+        let entry = find_agent(name, bregman)?;
+        let resolved = (entry.resolve)(settings).map_err(|e| agent_sentence(name, e))?;
+        run.agent = Table::from_iter([(name.to_string(), Value::Table(resolved))]);
+        Ok(run)
+    }
+
+    /// The agent's name and its table.
+    fn agent_table(&self) -> Result<(&str, &Table)> {
+        let mut tables = self.agent.iter();
+        match (tables.next(), tables.next()) {
+            (Some((name, Value::Table(settings))), None) => Ok((name, settings)),
+            (Some((name, _)), None) => {
+                bad_input!("`agent.{name}` is not a table: write `[agent.NAME]` and settings under it")
+            }
+            (None, _) => bad_input!("`agent` names no agent: write `[agent.ppo]`"),
+            (Some((first, _)), Some((second, _))) => {
+                bad_input!("`agent` names two agents, `{first}` and `{second}`: a run has one")
+            }
+        }
+    }
+
+    /// The agent's registry entry and its resolved settings.
+    pub fn agent<'a>(&'a self, bregman: &'a Bregman) -> Result<(&'a AgentEntry, &'a Table)> {
+        let (name, settings) = self.agent_table()?;
+        Ok((find_agent(name, bregman)?, settings))
+    }
+
+    /// What the learner is built from.
+    pub fn setup(&self, bregman: &Bregman) -> Setup {
+        Setup {
+            seed: self.seed,
+            threads: self.threads,
+            env: self.env.clone(),
+            envs: bregman.envs.clone(),
+            budget: self.budget,
+            histograms: self.observe.histograms && self.observe.tensorboard,
+        }
+    }
+
+    /// As TOML, complete.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// Refuses a resumed run whose settings differ where a run cannot change in its middle.
+    pub fn check_resumes(&self, before: &RunFile) -> Result<()> {
+        let (old, new) = (flat(&Table::try_from(before)?), flat(&Table::try_from(self)?));
+        let fixed = |key: &str| !["budget.", "eval.", "observe."].iter().any(|free| key.starts_with(free));
+        for key in old.keys().chain(new.keys()).filter(|key| fixed(key)) {
+            if old.get(key) != new.get(key) {
+                let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
+                bad_input!(
+                    "`{key}` was {} and would be {}: a resumed run may change budget.*, eval.* and observe.* only",
+                    shown(old.get(key)),
+                    shown(new.get(key))
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find_agent<'a>(name: &str, bregman: &'a Bregman) -> Result<&'a AgentEntry> {
+    let Some(entry) = bregman.agents.get(name) else {
+        let known: Vec<&str> = bregman.agents.entries().map(|entry| entry.name).collect();
+        match nearest(name, known.iter().copied()) {
+            Some(near) => bad_input!("no agent is called `{name}`; did you mean `{near}`?"),
+            None => bad_input!("no agent is called `{name}`; there are {}", known.join(", ")),
+        }
+    };
+    Ok(entry)
+}
+
+/// Changes one key: `agent.ppo.gamma=0.995`. A value that is not TOML is taken as a string.
+pub fn patch(table: &mut Table, change: &str) -> Result<()> {
+    let Some((key, text)) = change.split_once('=') else {
+        bad_input!("`--set {change}`: write key=value, as in --set budget.env_steps=20000");
+    };
+    let (key, text) = (key.trim(), text.trim());
+    let parsed: Option<Table> = toml::from_str(&format!("value = {text}")).ok();
+    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.into()));
+    let (path, last) = match key.rsplit_once('.') {
+        Some((path, last)) => (path.split('.').collect(), last),
+        None => (Vec::new(), key),
+    };
+    let mut place = table;
+    for part in path {
+        let entry = place.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = entry else {
+            bad_input!("`--set {change}`: `{part}` is a value, not a table");
+        };
+        place = inner;
+    }
+    place.insert(last.into(), value);
+    Ok(())
+}
+
+/// Serde's complaint as a sentence that names the key and the nearest known one.
+fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
+    let message = error.message();
+    let mut names = message.split('`').skip(1).step_by(2);
+    let parent = if path.is_empty() || path == "." { "" } else { path };
+    if message.starts_with("unknown field") || message.starts_with("unknown variant") {
+        let unknown = names.next().unwrap_or_default();
+        let known: Vec<&str> = names.collect();
+        let hint = match nearest(unknown, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", known.join(", ")),
+        };
+        let key = if parent.ends_with(unknown) { parent.to_string() } else { join(parent, unknown) };
+        return BadInput(format!("unknown key `{key}`; {hint}"));
+    }
+    let message = message
+        .replace("expected f64", "expected a number")
+        .replace("expected usize", "expected a whole number, at least 0")
+        .replace("expected u64", "expected a whole number, at least 0")
+        .replace("expected u32", "expected a whole number, at least 0");
+    BadInput(if parent.is_empty() { message } else { format!("`{parent}`: {message}") })
+}
+
+fn agent_sentence(agent: &str, error: AgentConfigError) -> BadInput {
+    match error {
+        AgentConfigError::Parse { path, error } => sentence(&join(&format!("agent.{agent}"), &path), &error),
+        AgentConfigError::Value(error) => BadInput(format!("agent.{agent}: {error}")),
+    }
+}
+
+fn join(parent: &str, key: &str) -> String {
+    match (parent, key) {
+        ("", key) => key.into(),
+        (parent, "" | ".") => parent.into(),
+        (parent, key) => format!("{parent}.{key}"),
+    }
+}
+
+/// A table as `a.b.c` → value.
+fn flat(table: &Table) -> std::collections::BTreeMap<String, Value> {
+    let mut all = std::collections::BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => all.extend(flat(inner).into_iter().map(|(k, v)| (format!("{key}.{k}"), v))),
+            value => {
+                all.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PENDULUM: &str = "[budget]\nenv_steps = 1000\n[env]\nid = \"Pendulum-v1\"\n[agent.ppo]\n";
+
+    fn check(text: &str) -> Result<RunFile> {
+        RunFile::check(toml::from_str(text)?, &Bregman::default())
+    }
+
+    fn refusal(text: &str) -> String {
+        format!("{:#}", check(text).expect_err("refused"))
+    }
+
+    #[test]
+    fn a_resolved_run_file_reads_back_to_itself() {
+        let run = check(PENDULUM).expect("it is right");
+        let text = run.to_toml().expect("it is plain TOML");
+        assert!(text.contains("gae_lambda = 0.95") && text.contains("episodes = 10"), "{text}");
+        assert_eq!(check(&text).expect("it is right"), run);
+    }
+
+    #[test]
+    fn wrong_keys_name_the_nearest_right_one() {
+        assert_eq!(refusal(&format!("{PENDULUM}gama = 0.9")), "unknown key `agent.ppo.gama`; did you mean `gamma`?");
+        assert_eq!(refusal(&format!("sead = 3\n{PENDULUM}")), "unknown key `sead`; did you mean `seed`?");
+        assert_eq!(
+            refusal(&PENDULUM.replace("env_steps", "env_step")),
+            "unknown key `budget.env_step`; did you mean `env_steps`?"
+        );
+        assert_eq!(refusal(&PENDULUM.replace("ppo", "pppo")), "no agent is called `pppo`; did you mean `ppo`?");
+        assert_eq!(refusal(&PENDULUM.replace("id =", "ident =")), "unknown key `env.ident`; did you mean `id`?");
+    }
+
+    #[test]
+    fn wrong_values_name_key_and_rule() {
+        assert_eq!(refusal(&format!("{PENDULUM}gamma = 1.5")), "agent.ppo: `gamma = 1.5`: a discount lies in [0, 1]");
+        assert_eq!(
+            refusal(&format!("{PENDULUM}gamma = \"high\"")),
+            "`agent.ppo.gamma`: invalid type: string \"high\", expected a number"
+        );
+        assert_eq!(refusal(&format!("threads = 0\n{PENDULUM}")), "`threads = 0`: at least 1");
+        assert!(refusal(&format!("device = \"cuda:0\"\n{PENDULUM}")).contains("trains on \"cpu\""));
+        assert!(refusal(&PENDULUM.replace("[agent.ppo]", "[agent]")).contains("names no agent"));
+        assert!(refusal(&format!("{PENDULUM}[agent.other]")).contains("names two agents"));
+    }
+
+    #[test]
+    fn patches_change_keys_before_they_are_checked() {
+        let mut table: Table = toml::from_str(PENDULUM).expect("valid TOML");
+        for change in
+            ["budget.env_steps=2_000", "env.id=CartPole-v1", "agent.ppo.hidden_sizes=[8]", "eval.episodes = 3"]
+        {
+            patch(&mut table, change).expect("it fits");
+        }
+        let run = RunFile::check(table, &Bregman::default()).expect("it is right");
+        assert_eq!((run.budget, run.env.id.as_str(), run.eval.episodes), (Budget::EnvSteps(2000), "CartPole-v1", 3));
+        let mut table: Table = toml::from_str(PENDULUM).expect("valid TOML");
+        let error = patch(&mut table, "env.id.x=1").expect_err("refused").to_string();
+        assert_eq!(error, "`--set env.id.x=1`: `id` is a value, not a table");
+        assert!(patch(&mut table, "seed").is_err());
+    }
+
+    #[test]
+    fn a_resumed_run_may_change_its_budget_but_not_its_agent() {
+        let before = check(PENDULUM).expect("it is right");
+        let longer = check(&PENDULUM.replace("1000", "2000")).expect("it is right");
+        longer.check_resumes(&before).expect("the budget may change");
+        let other = check(&format!("{PENDULUM}gamma = 0.5")).expect("it is right");
+        let error = other.check_resumes(&before).expect_err("refused").to_string();
+        assert_eq!(
+            error,
+            "`agent.ppo.gamma` was 0.99 and would be 0.5: a resumed run may change budget.*, eval.* and observe.* only"
+        );
+    }
+}

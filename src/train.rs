@@ -1,0 +1,318 @@
+//! The training loop: step, log, evaluate, save, until the budget is spent.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result};
+
+use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report};
+use crate::checkpoint::{self, Manifest, RunState};
+use crate::error::bad_input;
+use crate::observe::{Console, Logs, Row};
+use crate::run_file::RunFile;
+use crate::{BadInput, Bregman, metrics};
+
+/// Training episodes that `rollout/ep_rew_mean` averages over.
+const WINDOW: usize = 100;
+
+/// Evaluation episode `j` starts from the run's seed + this + `j`, far from the seeds of training environments.
+const EVAL_SEED: u64 = 10_000;
+
+/// How often Ctrl-C was pressed.
+static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets the first Ctrl-C finish the iteration and save, and the second stop at once.
+pub fn watch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::process::exit(130);
+        }
+        eprintln!("finishing this iteration, then saving; Ctrl-C again stops at once");
+    })
+    .context("watching for Ctrl-C")
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The budget is spent or the goal reached.
+    Finished,
+    /// Ctrl-C; everything is saved.
+    Interrupted,
+}
+
+/// Judges the policy of `learner` as the run file says, or over other episodes.
+pub fn evaluate(
+    run: &RunFile,
+    learner: &mut dyn Learner,
+    episodes: Option<u32>,
+    stochastic: bool,
+) -> Result<Evaluation> {
+    let request = EvalRequest {
+        episodes: episodes.unwrap_or(run.eval.episodes),
+        stochastic,
+        seed: run.seed + EVAL_SEED,
+        max_episode_steps: run.eval.max_episode_steps,
+    };
+    Ok(learner.evaluate(&request)?)
+}
+
+/// Builds the learner of a run.
+///
+/// # Errors
+/// [`BadInput`]: settings that do not fit the environment, or an environment that cannot be made.
+pub fn build(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learner>> {
+    let (agent, settings) = run.agent(bregman)?;
+    (agent.build)(settings, &run.setup(bregman)).map_err(|e| BadInput(format!("agent.{}: {e}", agent.name)).into())
+}
+
+/// Reads the run file of a run directory, changed by patches.
+pub fn read_run(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<RunFile> {
+    let path = dir.join("run.toml");
+    if !path.is_file() {
+        bad_input!("{} holds no run: there is no run.toml", dir.display());
+    }
+    RunFile::read(&path, patches, bregman)
+}
+
+/// A run in progress.
+pub struct Training {
+    run: RunFile,
+    dir: PathBuf,
+    learner: Box<dyn Learner>,
+    state: RunState,
+    logs: Logs,
+    console: Console,
+    /// When this sitting began, less the seconds of earlier ones.
+    earlier: f64,
+    started: Instant,
+}
+
+impl Training {
+    /// Starts a run in a directory that holds none.
+    pub fn start(run: RunFile, dir: &Path, bregman: &Bregman) -> Result<Training> {
+        if dir.join("run.toml").exists() {
+            let dir = dir.display();
+            bad_input!(
+                "{dir} already holds a run: go on with it by --resume {dir}, or choose another place with --out"
+            );
+        }
+        let learner = build(&run, bregman)?;
+        let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
+        std::fs::create_dir_all(dir).map_err(unwritable)?;
+        std::fs::write(dir.join("meta.json"), meta()?).map_err(unwritable)?;
+        std::fs::write(dir.join("run.toml"), run.to_toml()?).map_err(unwritable)?;
+        Training::new(run, dir, learner, bregman, None)
+    }
+
+    /// Goes on with a run from its last whole checkpoint. What is worth saying on the way is printed.
+    pub fn resume(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Training> {
+        let before = read_run(dir, &[], bregman)?;
+        let run = read_run(dir, patches, bregman)?;
+        run.check_resumes(&before)?;
+        let mut learner = build(&run, bregman)?;
+        std::fs::write(dir.join("run.toml"), run.to_toml()?).with_context(|| dir.display().to_string())?;
+        let Some((mut manifest, snapshot)) = last_whole(dir)? else {
+            eprintln!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
+            return Training::new(run, dir, learner, bregman, None);
+        };
+        if manifest.version != env!("CARGO_PKG_VERSION") {
+            bad_input!(
+                "{} was written by version {} and this is {}: finish the run with the version that began it",
+                dir.display(),
+                manifest.version,
+                env!("CARGO_PKG_VERSION")
+            );
+        }
+        for sentence in learner.load(&snapshot).with_context(|| dir.display().to_string())? {
+            eprintln!("{sentence}");
+        }
+        manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
+        eprintln!("going on from {} environment steps", manifest.progress.env_steps);
+        Training::new(run, dir, learner, bregman, Some(manifest))
+    }
+
+    fn new(
+        run: RunFile,
+        dir: &Path,
+        learner: Box<dyn Learner>,
+        bregman: &Bregman,
+        manifest: Option<Manifest>,
+    ) -> Result<Training> {
+        let columns = metrics::columns(run.agent(bregman)?.0);
+        let (tensorboard, shown) = (run.observe.tensorboard, run.observe.console);
+        let (logs, state) = match manifest {
+            Some(manifest) => (Logs::open(dir, columns, tensorboard, &manifest.logs)?, manifest.run),
+            None => (Logs::create(dir, columns, tensorboard)?, RunState::default()),
+        };
+        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        let console = Console::new(total, position(&run, learner.as_ref()), shown);
+        let earlier = state.seconds;
+        Ok(Training { run, dir: dir.into(), learner, state, logs, console, earlier, started: Instant::now() })
+    }
+
+    /// The run's settings.
+    pub fn run_file(&self) -> &RunFile {
+        &self.run
+    }
+
+    /// Whether nothing is left to do.
+    pub fn finished(&self) -> bool {
+        self.state.stopped || self.run.budget.spent(&self.learner.progress()) >= 1.0
+    }
+
+    /// Seconds over all sittings.
+    pub fn seconds(&self) -> f64 {
+        self.earlier + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Best mean evaluation reward and where it was reached.
+    pub fn best(&self) -> Option<(f64, u64)> {
+        self.state.best
+    }
+
+    /// Trains until the end or an interrupt. Returns with everything saved.
+    ///
+    /// # Errors
+    /// An environment that fails or a number that stops being finite: the last checkpoint holds what was good.
+    pub fn train(&mut self) -> Result<Ending> {
+        while !self.finished() {
+            self.iterate()?;
+            if INTERRUPTS.load(Ordering::SeqCst) > 0 {
+                self.save()?;
+                self.console.finish();
+                return Ok(Ending::Interrupted);
+            }
+        }
+        self.console.finish();
+        Ok(Ending::Finished)
+    }
+
+    /// One iteration, with the evaluation, checkpoint and policy that fall due at its end.
+    fn iterate(&mut self) -> Result<()> {
+        let (began, before, steps_before) = (Instant::now(), self.position(), self.learner.progress().env_steps);
+        let report = self.learner.step().map_err(|e| self.failure(e.into()))?;
+        let progress = self.learner.progress();
+        let fps = (progress.env_steps - steps_before) as f64 / began.elapsed().as_secs_f64();
+        let now = self.position();
+        let due = |every: u64| now / every > before / every;
+
+        let mut metrics = self.rollout_metrics(&report);
+        let mut improved = false;
+        if due(self.run.eval.every) || self.finished() {
+            let evaluation = evaluate(&self.run, self.learner.as_mut(), None, false).map_err(|e| self.failure(e))?;
+            improved = self.judge(&evaluation, &mut metrics);
+        }
+        self.state.seconds = self.seconds();
+        let row = Row {
+            progress,
+            metrics: &metrics,
+            episodes: &report.episodes,
+            histograms: &report.histograms,
+            seconds: self.state.seconds,
+            fps,
+        };
+        self.logs.write(&row)?;
+        self.console.show(&row, now);
+        if self.run.checkpoint.snapshot_every.is_some_and(due) {
+            let path = self.dir.join("policies").join(format!("{now:08}.safetensors"));
+            checkpoint::write_arrays(&path, &self.learner.policy())?;
+        }
+        if due(self.run.checkpoint.every) || improved || self.finished() {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The window over training episodes, then what the learner reports.
+    fn rollout_metrics(&mut self, report: &Report) -> Metrics {
+        let recent: &mut VecDeque<_> = &mut self.state.recent;
+        recent.extend(report.episodes.iter().map(|episode| (episode.reward, episode.length)));
+        recent.drain(..recent.len().saturating_sub(WINDOW));
+        let mut metrics = Metrics::default();
+        if !recent.is_empty() {
+            let count = recent.len() as f64;
+            metrics.add("rollout/ep_rew_mean", recent.iter().map(|(reward, _)| reward).sum::<f64>() / count);
+            metrics.add("rollout/ep_len_mean", recent.iter().map(|&(_, len)| f64::from(len)).sum::<f64>() / count);
+        }
+        report.metrics.iter().for_each(|(name, value)| metrics.add(name, value));
+        metrics
+    }
+
+    /// Logs an evaluation; whether it is the best so far.
+    fn judge(&mut self, evaluation: &Evaluation, metrics: &mut Metrics) -> bool {
+        let mean = evaluation.mean_reward();
+        metrics.add("eval/mean_reward", mean);
+        metrics.add("eval/std_reward", evaluation.std_reward());
+        metrics.add("eval/mean_ep_length", evaluation.mean_length());
+        self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| mean >= goal);
+        let improved = self.state.best.is_none_or(|(best, _)| mean > best);
+        if improved {
+            self.state.best = Some((mean, self.position()));
+        }
+        improved
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let logs = self.logs.sync()?;
+        let manifest = Manifest::new(self.position(), self.learner.progress(), self.state.clone(), logs);
+        checkpoint::write(&self.dir, manifest, &self.learner.save())?;
+        checkpoint::rotate(&self.dir, self.run.checkpoint.keep, self.state.best.map(|(_, position)| position))
+    }
+
+    fn position(&self) -> u64 {
+        position(&self.run, self.learner.as_ref())
+    }
+
+    /// Says what a failed run still has.
+    fn failure(&self, error: anyhow::Error) -> anyhow::Error {
+        self.console.finish();
+        let steps = self.learner.progress().env_steps;
+        let kept = match checkpoint::positions(&self.dir).last() {
+            Some(&last) => format!("the last checkpoint is {}", checkpoint::folder(&self.dir, last).display()),
+            None => "there was no checkpoint yet".into(),
+        };
+        error.context(format!("the run stopped after {steps} environment steps; {kept}"))
+    }
+}
+
+fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
+    match run.budget {
+        Budget::EnvSteps(_) => learner.progress().env_steps,
+        Budget::GradSteps(_) => learner.progress().grad_steps,
+    }
+}
+
+/// The last checkpoint that is whole. Damaged ones are named and set aside.
+pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, crate::agents::learner::Snapshot)>> {
+    let positions = checkpoint::positions(dir);
+    for &position in positions.iter().rev() {
+        match checkpoint::read(dir, position) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => {
+                eprintln!("{error:#}; going back to the checkpoint before it");
+                checkpoint::set_aside(dir, position)?;
+            }
+        }
+    }
+    if !positions.is_empty() {
+        bad_input!("{}: no checkpoint is whole; the run cannot go on", dir.display());
+    }
+    Ok(None)
+}
+
+/// Versions, command and machine, as JSON.
+fn meta() -> Result<String> {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(serde_json::to_string_pretty(&serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "revision": option_env!("BREGMAN_REVISION").unwrap_or("unknown"),
+        "command": std::env::args().collect::<Vec<_>>(),
+        "started": humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        "machine": { "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS },
+    }))?)
+}
