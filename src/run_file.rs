@@ -105,7 +105,7 @@ pub struct ObserveSettings {
     pub console: bool,
     /// TensorBoard events.
     pub tensorboard: bool,
-    /// Histograms of actions and rewards in TensorBoard.
+    /// Histograms of actions and log standard deviations in TensorBoard.
     pub histograms: bool,
 }
 

@@ -171,9 +171,14 @@ impl ActorCritic {
         action
     }
 
+    /// The log standard deviations that are free parameters; empty where there are none.
+    pub fn log_std(&self) -> &[f32] {
+        &self.params[self.log_std.clone()]
+    }
+
     /// Mean standard deviation of the state-independent case; `None` otherwise.
     pub fn mean_std(&self) -> Option<f64> {
-        let log_std = &self.params[self.log_std.clone()];
+        let log_std = self.log_std();
         let sum: f64 = log_std.iter().map(|&s| f64::from(s).exp()).sum();
         (!log_std.is_empty()).then(|| sum / log_std.len() as f64)
     }

@@ -429,9 +429,7 @@ impl Learner for Ppo {
         let mut report = Report { metrics, episodes, histograms: Vec::new() };
         if self.setup.histograms {
             report.histograms.push(("rollout/action".into(), batch.steps.action));
-            report
-                .histograms
-                .push(("rollout/reward_scaled".into(), batch.steps.outcome.iter().map(|o| o.reward as f32).collect()));
+            report.histograms.push(("train/log_std".into(), self.model.log_std().to_vec()));
         }
         Ok(report)
     }

@@ -1,0 +1,143 @@
+"""Our PPO and Stable-Baselines3's, same settings, several seeds: writes `results/ppo/compare_sb3.{csv,md}`.
+
+    python3 scripts/peers/compare_ppo.py --seeds 5 --peer-seeds 3 --jobs 2
+
+Needs only Python's standard library; the peer is installed into `.venv-peers`. Finished runs are kept under
+`runs/compare/` and not repeated. Evaluation: deterministic policy, 10 episodes after the last step, statistics frozen.
+The interval is the percentile bootstrap (10,000 resamples) of the mean over seeds.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUNS = ROOT / "runs" / "compare"
+BINARY = os.environ.get("BREGMAN", ROOT / "target" / "release" / "bregman")
+TASKS = {"HalfCheetah-v5": "half_cheetah", "Hopper-v5": "hopper", "Walker2d-v5": "walker2d"}
+
+
+def peer_python():
+    """The peers' own environment, made on first use."""
+    home = ROOT / ".venv-peers"
+    python = home / "bin" / "python"
+    if not (home / "done").exists():
+        venv.create(home, with_pip=True)
+        requirements = ROOT / "scripts" / "peers" / "requirements.txt"
+        subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
+        (home / "done").touch()
+    return python
+
+
+def run_ours(env, seed):
+    out = RUNS / f"bregman-{env}-s{seed}"
+    config = ROOT / "configs" / "ppo" / f"{TASKS[env]}.toml"
+    command = [BINARY]
+    settings = ["--set", "threads=1", "--set", "eval.every=1000000", "--set", "observe.console=false"]
+    shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    subprocess.run(command + ["train", config, "--seed", str(seed), "--out", out] + settings, check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    result = subprocess.run(command + ["eval", out, "--checkpoint", "last", "--episodes", "10", "--json"], check=True, capture_output=True)
+    evaluation = json.loads(result.stdout.splitlines()[-1])
+    last = list(csv.DictReader(open(out / "metrics.csv")))[-1]
+    return {
+        "peer": "bregman",
+        "env": env,
+        "seed": seed,
+        "env_steps": int(last["env_steps"]),
+        "eval_mean_reward": evaluation["mean_reward"],
+        "train_last_100": float(last["rollout/ep_rew_mean"]),
+        "seconds": seconds,
+    }
+
+
+def run_sb3(env, seed):
+    log = RUNS / "sb3.jsonl"
+    script = ROOT / "scripts" / "peers" / "sb3_ppo.py"
+    command = [peer_python(), script, "--env", env, "--seed", str(seed), "--out", log]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def interval(values, resamples=10_000):
+    rng = random.Random(0)
+    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(resamples))
+    return means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1]
+
+
+def records(name):
+    path = RUNS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+
+    done = {(r["peer"], r["env"], r["seed"]) for r in records("sb3") + records("bregman")}
+    jobs = [("bregman", env, seed) for seed in range(1, args.seeds + 1) for env in args.tasks]
+    jobs += [("sb3", env, seed) for seed in range(1, args.peer_seeds + 1) for env in args.tasks]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        futures = {}
+        for peer, env, seed in jobs:
+            if (peer, env, seed) not in done:
+                futures[pool.submit(run_ours if peer == "bregman" else run_sb3, env, seed)] = (peer, env, seed)
+        for future in concurrent.futures.as_completed(futures):
+            record = future.result()
+            if record:
+                with open(RUNS / "bregman.jsonl", "a") as file:
+                    file.write(json.dumps(record) + "\n")
+            print("finished", *futures[future], file=sys.stderr)
+
+    results = ROOT / "results" / "ppo"
+    results.mkdir(parents=True, exist_ok=True)
+    rows = [r for r in records("bregman") + records("sb3") if r["env"] in args.tasks]
+    rows.sort(key=lambda r: (r["env"], r["peer"], r["seed"]))
+    fields = ["env", "peer", "seed", "env_steps", "eval_mean_reward", "train_last_100", "seconds"]
+    with open(results / "compare_sb3.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [
+        "# PPO beside Stable-Baselines3",
+        "",
+        "Made by `python3 scripts/peers/compare_ppo.py`: 1M steps, 8 environments x 256 steps, minibatch 64, 10 epochs, 3e-4,",
+        "observations and rewards normalised, one thread each. Mean over seeds with a bootstrap 95 % interval;",
+        "`deterministic` is the mean of 10 episodes after the last step, `training` the mean of the last 100 training",
+        "episodes. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
+        "",
+        "| environment | agent | seeds | deterministic | training | steps/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for env in args.tasks:
+        for peer in ("bregman", "sb3"):
+            group = [r for r in rows if r["env"] == env and r["peer"] == peer]
+            if not group:
+                continue
+            cells = []
+            for key in ("eval_mean_reward", "train_last_100"):
+                values = [r[key] for r in group]
+                low, high = interval(values)
+                cells.append(f"{sum(values) / len(values):.0f} [{low:.0f}, {high:.0f}]")
+            rates = sorted(r["env_steps"] / r["seconds"] for r in group)
+            lines.append(f"| {env} | {peer} | {len(group)} | {cells[0]} | {cells[1]} | {rates[len(rates) // 2]:.0f} |")
+    (results / "compare_sb3.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

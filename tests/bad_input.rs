@@ -1,0 +1,79 @@
+//! Every wrong input gets one sentence and exit code 2.
+
+mod common;
+
+use common::{PENDULUM, folder, run, write};
+
+/// The sentence with which `bregman train run.toml SETTINGS` refuses.
+fn refusal(name: &str, settings: &str) -> String {
+    let place = folder(name);
+    write(&place, PENDULUM);
+    let (code, said) = run(&place, format!("train run.toml --out r {settings}").trim());
+    assert_eq!(code, 2, "{said}");
+    assert!(!place.join("r").exists(), "a refused run leaves nothing");
+    said
+}
+
+#[test]
+fn run_files() {
+    let same = |settings: &str, expected: &str| assert_eq!(refusal("run-file", settings), expected);
+    same("--set agent.ppo.gama=0.9", "error: run.toml: unknown key `agent.ppo.gama`; did you mean `gamma`?");
+    same("--set agent.ppo.gamma=1.5", "error: run.toml: agent.ppo: `gamma = 1.5`: a discount lies in [0, 1]");
+    same(
+        "--set agent.ppo.gamma=high",
+        "error: run.toml: `agent.ppo.gamma`: invalid type: string \"high\", expected a number",
+    );
+    same("--set agent.pppo.gamma=0.9", "error: run.toml: `agent` names two agents, `ppo` and `pppo`: a run has one");
+    same(
+        "--set env.id=Pendulam-v1",
+        "error: agent.ppo: no environment is called `Pendulam-v1`; did you mean `Pendulum-v1`?",
+    );
+    same(
+        "--set agent.ppo.batch_size=301",
+        "error: agent.ppo: `batch_size = 301`: at most num_steps × num_envs = 300, the rows of a rollout",
+    );
+    same("--set budget.grad_steps=5", "error: run.toml: `budget`: wanted exactly 1 element, more than 1 element");
+    same("--set checkpoint.keep=0", "error: run.toml: `checkpoint.keep = 0`: at least 1");
+    same("--set device=cuda:0", "error: run.toml: `device = \"cuda:0\"`: this version trains on \"cpu\"");
+    assert!(refusal("kwargs", "--set env.kwargs.gravity=3").contains("gravity"));
+}
+
+#[test]
+fn files_and_folders() {
+    let place = folder("files");
+    let (code, said) = run(&place, "train absent.toml");
+    assert_eq!((code, said.as_str()), (2, "error: absent.toml: No such file or directory (os error 2)"));
+    std::fs::write(place.join("broken.toml"), "seed = = 3").expect("writable");
+    let (code, said) = run(&place, "train broken.toml");
+    assert!(code == 2 && said.starts_with("error: broken.toml: TOML parse error at line 1"), "{said}");
+
+    write(&place, PENDULUM);
+    std::fs::write(place.join("file"), "").expect("writable");
+    let (code, said) = run(&place, "train run.toml --out file/r");
+    assert_eq!((code, said.as_str()), (2, "error: file/r: Not a directory (os error 20)"));
+
+    let (code, said) = run(&place, "train --resume nowhere");
+    assert_eq!((code, said.as_str()), (2, "error: nowhere holds no run: there is no run.toml"));
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=300").0, 0);
+    let (code, said) = run(&place, "train run.toml --out r");
+    assert!(code == 2 && said.contains("r already holds a run: go on with it by --resume r"), "{said}");
+    let (code, said) = run(&place, "train --resume r --set agent.ppo.gamma=0.5");
+    assert_eq!(code, 2);
+    assert!(said.contains("`agent.ppo.gamma` was 0.99 and would be 0.5"), "{said}");
+    let (code, said) = run(&place, "eval r --checkpoint 17");
+    assert_eq!((code, said.as_str()), (2, "error: `--checkpoint 17`: write last, best, or one of 300"));
+
+    let manifest = place.join("r/checkpoints/00000300/manifest.json");
+    let text = std::fs::read_to_string(&manifest).expect("it is there").replace("\"version\": \"", "\"version\": \"9.");
+    std::fs::write(&manifest, text).expect("writable");
+    let (code, said) = run(&place, "train --resume r --set budget.env_steps=600");
+    assert!(code == 2 && said.contains("was written by version 9."), "{said}");
+}
+
+#[test]
+fn arguments() {
+    let place = folder("arguments");
+    assert_eq!(run(&place, "train").0, 2);
+    let (code, said) = run(&place, "show pp");
+    assert_eq!((code, said.as_str()), (2, "error: no agent is called `pp`; did you mean `ppo`?"));
+}

@@ -1,0 +1,75 @@
+//! What the documentation promises.
+
+mod common;
+
+use bregman::{Bregman, metrics};
+use common::{PENDULUM, bregman, folder, run, write};
+
+#[test]
+fn every_logged_number_is_documented() {
+    let page = include_str!("../docs/metrics.md");
+    for (name, meaning) in metrics::all(&Bregman::default()) {
+        assert!(page.contains(&format!("| `{name}` | {meaning} |")), "docs/metrics.md lacks | `{name}` | {meaning} |");
+    }
+}
+
+#[test]
+fn every_preset_is_a_right_run_file() {
+    let bregman = Bregman::default();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut count = 0;
+    for family in std::fs::read_dir(root).expect("configs").flatten() {
+        for preset in std::fs::read_dir(family.path()).expect("a folder").flatten() {
+            bregman::run_file::RunFile::read(&preset.path(), &[], &bregman).expect("a right run file");
+            count += 1;
+        }
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn tensorboard_reads_what_is_written() {
+    let place = folder("tensorboard");
+    write(&place, PENDULUM);
+    let (code, said) = run(&place, "train run.toml --out r --set observe.histograms=true --set budget.env_steps=3000");
+    assert_eq!(code, 0, "{said}");
+    let script = r#"
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+tags = events.Tags()
+scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]}
+histograms = {tag: events.Histograms(tag)[-1].histogram_value.num for tag in tags["histograms"]}
+print(json.dumps([scalars, histograms]))
+"#;
+    let python = std::path::Path::new(env!("BREGMAN_VENV")).join("bin/python");
+    let output = std::process::Command::new(python).args(["-c", script, "r"]).current_dir(&place).output();
+    let output = output.expect("Python starts");
+    let [scalars, histograms]: [serde_json::Value; 2] = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+
+    let metrics = std::fs::read_to_string(place.join("r/metrics.jsonl")).expect("it is there");
+    let rows: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for name in ["rollout/ep_rew_mean", "eval/mean_reward", "train/approx_kl", "train/std"] {
+        let ours = rows.iter().filter_map(|row| Some((row["env_steps"].as_u64()?, row.get(name)?.as_f64()? as f32)));
+        let theirs = scalars[name].as_array().expect(name).iter();
+        let theirs = theirs.map(|e| (e[0].as_u64().expect("a step"), e[1].as_f64().expect("a value") as f32));
+        assert!(ours.eq(theirs), "{name}");
+    }
+    assert!(scalars.get("time/fps").is_some());
+    assert_eq!(histograms["rollout/action"], 300.0);
+}
+
+#[test]
+fn lists_and_settings_are_printed() {
+    let place = folder("list");
+    let print = |arguments: &[&str]| {
+        let output = bregman(&place).args(arguments).output().expect("it starts");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let list = print(&["list"]);
+    assert!(list.contains("ppo ") && list.contains("Pendulum-v1") && list.contains("half_cheetah.toml"), "{list}");
+    let settings = print(&["show", "ppo"]);
+    assert!(settings.contains("gae_lambda = 0.95") && settings.contains("train/approx_kl"), "{settings}");
+}

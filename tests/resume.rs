@@ -1,0 +1,121 @@
+//! Runs that are killed, damaged, interrupted or continued.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bregman::envs::rng::NumpyRng;
+use common::{PENDULUM, bregman, folder, run, write};
+
+/// The log files that are the same bytes for the same run file and seed, and the learner's parameters.
+fn reproducible(run: &Path) -> Vec<Vec<u8>> {
+    let mut names: Vec<PathBuf> = ["metrics.csv", "metrics.jsonl", "episodes.csv"].map(|name| run.join(name)).into();
+    let checkpoints = std::fs::read_dir(run.join("checkpoints")).expect("checkpoints").flatten();
+    let mut checkpoints: Vec<PathBuf> = checkpoints.map(|entry| entry.path()).collect();
+    checkpoints.sort();
+    names.push(checkpoints.last().expect("a checkpoint").join("learner.safetensors"));
+    names.iter().map(|name| std::fs::read(name).expect("it is there")).collect()
+}
+
+#[test]
+fn a_run_killed_at_ten_random_moments_ends_with_the_same_bytes() {
+    let place = folder("kill");
+    write(&place, &PENDULUM.replace("12_000", "60_000"));
+    assert_eq!(run(&place, "train run.toml --out whole").0, 0);
+
+    let mut rng = NumpyRng::new(std::process::id().into());
+    let mut kills = 0;
+    let mut arguments = vec!["train", "run.toml", "--out", "broken"];
+    while kills < 10 {
+        let mut child =
+            bregman(&place).args(&arguments).stderr(std::process::Stdio::null()).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(10 + rng.below(70) as u64));
+        assert!(child.try_wait().expect("a child").is_none(), "the run was over after {kills} kills");
+        child.kill().expect("SIGKILL");
+        child.wait().expect("a child");
+        kills += 1;
+        if place.join("broken/run.toml").exists() {
+            arguments = vec!["train", "--resume", "broken"];
+        } else {
+            let _ = std::fs::remove_dir_all(place.join("broken"));
+        }
+    }
+    let last = bregman(&place).args(&arguments).output().expect("it starts");
+    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    assert!(reproducible(&place.join("whole")) == reproducible(&place.join("broken")));
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let place = folder("threads");
+    write(&place, PENDULUM);
+    for threads in [1, 2, 8] {
+        let (code, error) = run(&place, &format!("train run.toml --out t{threads} --set threads={threads}"));
+        assert_eq!(code, 0, "{error}");
+    }
+    assert!(reproducible(&place.join("t1")) == reproducible(&place.join("t2")));
+    assert!(reproducible(&place.join("t1")) == reproducible(&place.join("t8")));
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_one_before_it() {
+    let place = folder("damage");
+    write(&place, PENDULUM);
+    run(&place, "train run.toml --out whole");
+    run(&place, "train run.toml --out part --set budget.env_steps=6000 --set agent.ppo.anneal_lr=false");
+    run(&place, "train run.toml --out unbroken --set agent.ppo.anneal_lr=false");
+    let file = place.join("part/checkpoints/00006000/learner.safetensors");
+    let mut bytes = std::fs::read(&file).expect("it is there");
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&file, bytes).expect("writable");
+    let (code, said) = run(&place, "train --resume part --set budget.env_steps=12000");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("it was truncated; going back to the checkpoint before it"), "{said}");
+    // The shorter run evaluated at its end too, where the longer one does as well: every 3,000 steps.
+    assert!(reproducible(&place.join("part")) == reproducible(&place.join("unbroken")));
+}
+
+#[test]
+fn a_finished_run_says_so_and_goes_on_with_a_larger_budget() {
+    let place = folder("finished");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=900").0, 0);
+    let (code, said) = run(&place, "train --resume r");
+    assert_eq!(code, 0);
+    assert!(said.contains("is finished; a larger budget makes it go on"), "{said}");
+    assert_eq!(run(&place, "train --resume r --set budget.env_steps=1800").0, 0);
+    let metrics = std::fs::read_to_string(place.join("r/metrics.csv")).expect("it is there");
+    assert_eq!(metrics.lines().count(), 1 + 6);
+}
+
+#[test]
+fn an_interrupted_run_is_saved_and_says_how_to_go_on() {
+    let place = folder("interrupt");
+    write(&place, &PENDULUM.replace("12_000", "12_000_000"));
+    let child = bregman(&place).args(["train", "run.toml", "--out", "r"]).stderr(std::process::Stdio::piped()).spawn();
+    let child = child.expect("it starts");
+    while !place.join("r/metrics.csv").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill is there").success());
+    let output = child.wait_with_output().expect("a child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("go on with: bregman train --resume r"), "{said}");
+    assert!(!bregman::checkpoint::positions(&place.join("r")).is_empty());
+}
+
+#[test]
+fn evaluation_after_loading_equals_evaluation_before_saving() {
+    let place = folder("reload");
+    write(&place, PENDULUM);
+    run(&place, "train run.toml --out r");
+    let output = bregman(&place).args(["eval", "r", "--json"]).output().expect("it starts");
+    let evaluation: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let metrics = std::fs::read_to_string(place.join("r/metrics.jsonl")).expect("it is there");
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(evaluation["mean_reward"], last["eval/mean_reward"]);
+    assert_eq!(evaluation["std_reward"], last["eval/std_reward"]);
+}
