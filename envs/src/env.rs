@@ -59,6 +59,17 @@ pub trait Env: Send {
     /// Actions outside a box are passed on as they are: clipping is the agent's choice.
     fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> Result<Outcome, EnvError>;
 
+    /// Values of Gymnasium's `info` after the last reset or step, an array as its elements in order under one name.
+    /// Empty where there are none, and after [`load`](Env::load).
+    fn info(&self) -> &[(&'static str, f64)] {
+        &[]
+    }
+
+    /// Something that the user should hear of once, such as an unstable simulation; taken when read.
+    fn take_warning(&mut self) -> Option<String> {
+        None
+    }
+
     /// All that is needed to go on from here exactly, random stream included; `None` where that cannot be had.
     fn save(&self) -> Option<Vec<u8>> {
         None

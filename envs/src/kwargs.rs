@@ -14,20 +14,48 @@ impl<'a> Kwargs<'a> {
         Kwargs { config, known: Vec::new() }
     }
 
-    /// A number, or its default.
+    /// A finite number, or the default.
     pub fn number(&mut self, name: &'static str, default: f64) -> Result<f64, EnvError> {
-        match self.take(name) {
-            None => Ok(default),
-            Some(value) => number(value).ok_or_else(|| self.wrong(name, value, "a number")),
-        }
+        self.read(name, default, "a finite number", |value| number(value).filter(|x| x.is_finite()))
+    }
+
+    /// A finite number that is not negative, or the default.
+    pub fn scale(&mut self, name: &'static str, default: f64) -> Result<f64, EnvError> {
+        self.read(name, default, "a finite number, at least 0", |value| {
+            number(value).filter(|x| (0.0..f64::INFINITY).contains(x))
+        })
+    }
+
+    /// A whole number from 1, or the default.
+    pub fn count(&mut self, name: &'static str, default: u32) -> Result<u32, EnvError> {
+        self.read(name, default, "a whole number, at least 1", |value| {
+            u32::try_from(value.as_integer()?).ok().filter(|&n| n > 0)
+        })
+    }
+
+    /// Two numbers, the lower one first, or the default; either may be infinite.
+    pub fn range(&mut self, name: &'static str, default: [f64; 2]) -> Result<[f64; 2], EnvError> {
+        self.read(name, default, "two numbers, the lower one first", |value| {
+            let [low, high] = value.as_array()?.as_slice() else { return None };
+            let range = [number(low)?, number(high)?];
+            (range[0] <= range[1]).then_some(range)
+        })
     }
 
     /// `true` or `false`, or the default.
     pub fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, EnvError> {
-        match self.take(name) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, value, "true or false")),
-        }
+        self.read(name, default, "true or false", toml::Value::as_bool)
+    }
+
+    /// A text, or the default.
+    pub fn text(&mut self, name: &'static str, default: &'a str) -> Result<&'a str, EnvError> {
+        self.read(name, default, "a text", toml::Value::as_str)
+    }
+
+    /// The argument as it stands, if it is given.
+    pub fn any(&mut self, name: &'static str) -> Option<&'a toml::Value> {
+        self.known.push(name);
+        self.config.kwargs.get(name)
     }
 
     /// Refuses arguments that no one asked for.
@@ -49,12 +77,21 @@ impl<'a> Kwargs<'a> {
         EnvError::Invalid { id: self.config.id.clone(), message }
     }
 
-    fn take(&mut self, name: &'static str) -> Option<&'a toml::Value> {
-        self.known.push(name);
-        self.config.kwargs.get(name)
+    fn read<T>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        rule: &str,
+        parse: impl Fn(&'a toml::Value) -> Option<T>,
+    ) -> Result<T, EnvError> {
+        match self.any(name) {
+            None => Ok(default),
+            Some(value) => parse(value).ok_or_else(|| self.wrong(name, value, rule)),
+        }
     }
 
-    fn wrong(&self, name: &str, value: &toml::Value, rule: &str) -> EnvError {
+    /// An error about an argument's value.
+    pub fn wrong(&self, name: &str, value: &toml::Value, rule: &str) -> EnvError {
         self.invalid(format!("`{name}` is {value}; it must be {rule}"))
     }
 }

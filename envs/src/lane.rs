@@ -96,6 +96,12 @@ impl Lane {
         self.check(&self.obs)
     }
 
+    /// What the environment has to report, once, and where; see [`Env::take_warning`].
+    pub fn take_warning(&mut self) -> Option<String> {
+        let message = self.env.take_warning()?;
+        Some(format!("environment {} in episode {} near step {}: {message}", self.index, self.episode, self.length))
+    }
+
     /// The lane's whole state, the environment's included; `None` where the environment cannot be saved.
     pub fn save(&self) -> Option<LaneState> {
         let env = self.env.save()?;

@@ -6,12 +6,14 @@
 //!
 //! Deliberately absent: tensors, learning, clocks and the console.
 
+mod arithmetic;
 mod classic;
 mod env;
 mod error;
 pub mod gymnasium;
 mod kwargs;
 mod lane;
+mod mujoco;
 mod native;
 mod registry;
 pub mod rng;

@@ -1,6 +1,6 @@
 //! What native environments share: the random stream, the check of actions, saved states.
 
-use crate::{ActionSpace, Env, EnvError, EnvSpec, Outcome, rng::NumpyRng};
+use crate::{ActionSpace, Env, EnvError, EnvSpec, Outcome, TimeLimit, registry::EnvConfig, rng::NumpyRng};
 
 /// The rules of one native environment.
 pub(crate) trait Task: Send {
@@ -10,6 +10,16 @@ pub(crate) trait Task: Send {
     /// Moves on by one step, writes the next observation and returns the reward and whether the episode terminated.
     fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> (f64, bool);
 
+    /// See [`Env::info`].
+    fn info(&self) -> &[(&'static str, f64)] {
+        &[]
+    }
+
+    /// See [`Env::take_warning`].
+    fn take_warning(&mut self) -> Option<String> {
+        None
+    }
+
     /// The state, all of it.
     fn save(&self) -> Vec<f64>;
 
@@ -17,8 +27,33 @@ pub(crate) trait Task: Send {
     fn load(&mut self, state: &[f64]) -> Option<()>;
 }
 
+/// What an environment looks like from outside, as Gymnasium registers it.
+pub(crate) struct Registration {
+    pub obs_dim: usize,
+    pub action_space: ActionSpace,
+    pub max_episode_steps: u32,
+    pub reward_threshold: Option<f64>,
+}
+
+impl Registration {
+    /// The task with its random stream and its time limit, which `config` may override.
+    pub fn env(self, config: &EnvConfig, task: impl Task + 'static) -> Result<Box<dyn Env>, EnvError> {
+        let spec = EnvSpec {
+            id: config.id.clone(),
+            obs_dim: self.obs_dim,
+            action_space: self.action_space,
+            max_episode_steps: None,
+            reward_threshold: self.reward_threshold,
+            backend: "native",
+            parallel: true,
+        };
+        let limit = config.max_episode_steps.unwrap_or(self.max_episode_steps);
+        Ok(Box::new(TimeLimit::new(Native::new(spec, task), limit)?))
+    }
+}
+
 /// An environment made of a [`Task`] and a random stream; until a seed is given, the stream is that of seed 0.
-pub(crate) struct Native<T> {
+struct Native<T> {
     spec: EnvSpec,
     rng: NumpyRng,
     task: T,
@@ -26,7 +61,7 @@ pub(crate) struct Native<T> {
 
 impl<T: Task> Native<T> {
     /// Puts a task in its frame.
-    pub fn new(spec: EnvSpec, task: T) -> Native<T> {
+    fn new(spec: EnvSpec, task: T) -> Native<T> {
         Native { spec, rng: NumpyRng::new(0), task }
     }
 
@@ -62,6 +97,14 @@ impl<T: Task> Env for Native<T> {
         self.check(action)?;
         let (reward, terminated) = self.task.step(action, next_obs);
         Ok(Outcome { reward, terminated, truncated: false })
+    }
+
+    fn info(&self) -> &[(&'static str, f64)] {
+        self.task.info()
+    }
+
+    fn take_warning(&mut self) -> Option<String> {
+        self.task.take_warning()
     }
 
     /// A line of text with the random stream, then the state's numbers as bytes.

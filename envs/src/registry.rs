@@ -80,8 +80,8 @@ pub struct Registry {
 impl Default for Registry {
     /// All environments that come with the library.
     fn default() -> Registry {
-        let entries = crate::classic::ENTRIES;
-        Registry { entries: entries.into_iter().map(|entry| (entry.id, entry)).collect() }
+        let entries = crate::classic::ENTRIES.into_iter().chain(crate::mujoco::ENTRIES);
+        Registry { entries: entries.map(|entry| (entry.id, entry)).collect() }
     }
 }
 

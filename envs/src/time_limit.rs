@@ -44,6 +44,14 @@ impl<E: Env> Env for TimeLimit<E> {
         Ok(Outcome { truncated: outcome.truncated || self.elapsed >= self.limit, ..outcome })
     }
 
+    fn info(&self) -> &[(&'static str, f64)] {
+        self.env.info()
+    }
+
+    fn take_warning(&mut self) -> Option<String> {
+        self.env.take_warning()
+    }
+
     /// The steps taken, then the environment's own state.
     fn save(&self) -> Option<Vec<u8>> {
         let mut state = self.elapsed.to_le_bytes().to_vec();

@@ -18,7 +18,8 @@ def flat(value):
 
 
 def show(obs, info, **step):
-    print(json.dumps({"obs": flat(obs), "info": {key: flat(value) for key, value in info.items()}, **step}))
+    pairs = [[key, number] for key, value in info.items() for number in flat(value)]
+    print(json.dumps({"obs": flat(obs), "info": pairs, **step}))
 
 
 for line in sys.stdin:

@@ -96,8 +96,8 @@ fn a_time_limit_can_be_set() {
 fn bad_arguments_get_a_sentence() {
     let cases = [
         ("Pendulum-v1", "gg = 1.0", "there is no argument `gg`; did you mean `g`?"),
-        ("Pendulum-v1", "g = 'x'", "`g` is \"x\"; it must be a number"),
-        ("Pendulum-v1", "g = nan", "`g` is nan; it must be a number"),
+        ("Pendulum-v1", "g = 'x'", "`g` is \"x\"; it must be a finite number"),
+        ("Pendulum-v1", "g = nan", "`g` is nan; it must be a finite number"),
         ("CartPole-v1", "sutton_barto_reward = 1", "`sutton_barto_reward` is 1; it must be true or false"),
         ("Acrobot-v1", "dt = 0.1", "there is no argument `dt`; it takes none"),
         (

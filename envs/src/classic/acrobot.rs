@@ -2,8 +2,15 @@
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
-use super::{Registration, square, write_single};
-use crate::{ActionSpace, Env, EnvEntry, EnvError, kwargs::Kwargs, native::Task, registry::EnvConfig, rng::NumpyRng};
+use super::write_single;
+use crate::{
+    ActionSpace, Env, EnvEntry, EnvError,
+    arithmetic::square,
+    kwargs::Kwargs,
+    native::{Registration, Task},
+    registry::EnvConfig,
+    rng::NumpyRng,
+};
 
 /// Its line in the registry.
 pub const ENTRY: EnvEntry = EnvEntry { id: "Acrobot-v1", summary: "Swing a two-link arm above a line.", make };
@@ -27,7 +34,6 @@ struct Acrobot {
 fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     Kwargs::new(config).finish()?;
     let registration = Registration {
-        id: ENTRY.id,
         obs_dim: 6,
         action_space: ActionSpace::Discrete { n: 3 },
         max_episode_steps: 500,

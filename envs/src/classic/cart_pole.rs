@@ -2,8 +2,14 @@
 
 use std::f64::consts::PI;
 
-use super::{Registration, write_single};
-use crate::{ActionSpace, Env, EnvEntry, EnvError, kwargs::Kwargs, native::Task, registry::EnvConfig, rng::NumpyRng};
+use super::write_single;
+use crate::{
+    ActionSpace, Env, EnvEntry, EnvError,
+    kwargs::Kwargs,
+    native::{Registration, Task},
+    registry::EnvConfig,
+    rng::NumpyRng,
+};
 
 /// Its line in the registry.
 pub const ENTRY: EnvEntry =
@@ -36,7 +42,6 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let sutton_barto_reward = kwargs.flag("sutton_barto_reward", false)?;
     kwargs.finish()?;
     let registration = Registration {
-        id: ENTRY.id,
         obs_dim: 4,
         action_space: ActionSpace::Discrete { n: 2 },
         max_episode_steps: 500,

@@ -1,7 +1,14 @@
 //! MountainCarContinuous-v0: rock an under-powered car up a hill (Moore 1990).
 
-use super::{Registration, single, square};
-use crate::{ActionSpace, Env, EnvEntry, EnvError, kwargs::Kwargs, native::Task, registry::EnvConfig, rng::NumpyRng};
+use super::single;
+use crate::{
+    ActionSpace, Env, EnvEntry, EnvError,
+    arithmetic::square,
+    kwargs::Kwargs,
+    native::{Registration, Task},
+    registry::EnvConfig,
+    rng::NumpyRng,
+};
 
 /// Its line in the registry.
 pub const ENTRY: EnvEntry =
@@ -30,7 +37,6 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let goal_velocity = kwargs.number("goal_velocity", 0.0)?;
     kwargs.finish()?;
     let registration = Registration {
-        id: ENTRY.id,
         obs_dim: 2,
         action_space: ActionSpace::Box { low: vec![-1.0], high: vec![1.0] },
         max_episode_steps: 999,

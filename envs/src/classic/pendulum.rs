@@ -3,8 +3,15 @@
 use std::f64::consts::PI;
 use std::hint::black_box;
 
-use super::{Registration, square, write_single};
-use crate::{ActionSpace, Env, EnvEntry, EnvError, kwargs::Kwargs, native::Task, registry::EnvConfig, rng::NumpyRng};
+use super::write_single;
+use crate::{
+    ActionSpace, Env, EnvEntry, EnvError,
+    arithmetic::square,
+    kwargs::Kwargs,
+    native::{Registration, Task},
+    registry::EnvConfig,
+    rng::NumpyRng,
+};
 
 /// Its line in the registry.
 pub const ENTRY: EnvEntry = EnvEntry { id: "Pendulum-v1", summary: "Swing a pendulum up and hold it there.", make };
@@ -25,7 +32,6 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let gravity = kwargs.number("g", 10.0)?;
     kwargs.finish()?;
     let registration = Registration {
-        id: ENTRY.id,
         obs_dim: 3,
         action_space: ActionSpace::Box { low: vec![-MAX_TORQUE], high: vec![MAX_TORQUE] },
         max_episode_steps: 200,

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
 use std::process::{Command, Stdio};
 
-use bregman_envs::{ActionSpace, Backend, EnvConfig, Registry, rng::NumpyRng};
+use bregman_envs::{ActionSpace, Backend, Env, EnvConfig, Registry, rng::NumpyRng};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize)]
@@ -24,6 +24,7 @@ struct Run {
 #[derive(Deserialize)]
 struct Line {
     obs: Vec<f64>,
+    info: Vec<(String, f64)>,
     #[serde(default)]
     reward: f64,
     #[serde(default)]
@@ -58,12 +59,12 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
     let mut ends = Ends::default();
     for Run { seed, actions } in &runs {
         env.reset(Some(*seed), &mut obs).expect("it resets");
-        assert_eq!(bits(&obs), bits(&theirs().obs), "{id}: first observation of seed {seed}");
+        theirs().check(&obs, env.as_ref(), &format!("{id}, reset to seed {seed}"));
         for (t, action) in actions.iter().enumerate() {
             let outcome = env.step(action, &mut obs).expect("it steps");
             let theirs_now = theirs();
             let place = format!("{id}, seed {seed}, step {}, action {action:?}, {outcome:?}", t + 1);
-            assert_eq!(bits(&obs), bits(&theirs_now.obs), "{place}: {obs:?} and {:?}", theirs_now.obs);
+            theirs_now.check(&obs, env.as_ref(), &place);
             assert_eq!(outcome.reward.to_bits(), theirs_now.reward.to_bits(), "{place}: {}", theirs_now.reward);
             assert_eq!(outcome.terminated, theirs_now.terminated, "{place}");
             assert_eq!(outcome.truncated, theirs_now.truncated, "{place}");
@@ -71,7 +72,7 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
                 ends.terminated += u32::from(outcome.terminated);
                 ends.truncated += u32::from(outcome.truncated);
                 env.reset(None, &mut obs).expect("it resets");
-                assert_eq!(bits(&obs), bits(&theirs().obs), "{place}: the first observation after it");
+                theirs().check(&obs, env.as_ref(), &format!("reset after {place}"));
             }
         }
     }
@@ -83,6 +84,8 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
 fn gymnasium(job: &Job) -> impl Iterator<Item = Line> + use<> {
     let mut python = Command::new(concat!(env!("BREGMAN_VENV"), "/bin/python"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gymnasium_trace.py"))
+        // MuJoCo appends its warnings to a file where it runs.
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -98,6 +101,17 @@ fn gymnasium(job: &Job) -> impl Iterator<Item = Line> + use<> {
             None
         }),
     )
+}
+
+impl Line {
+    /// Observation and info, bit for bit.
+    fn check(&self, obs: &[f64], env: &dyn Env, place: &str) {
+        assert!(bits(obs) == bits(&self.obs), "{place}: {obs:?} and {:?}", self.obs);
+        let (names, values): (Vec<_>, Vec<_>) = env.info().iter().copied().unzip();
+        let (their_names, their_values): (Vec<_>, Vec<_>) = self.info.iter().cloned().unzip();
+        assert_eq!(names, their_names, "{place}");
+        assert!(bits(&values) == bits(&their_values), "{place}: {:?} and {:?}", env.info(), self.info);
+    }
 }
 
 fn bits(numbers: &[f64]) -> Vec<u64> {
