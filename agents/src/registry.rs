@@ -42,6 +42,9 @@ pub struct SettingDoc {
     pub doc: String,
 }
 
+/// Builds a learner from a resolved table.
+pub type Build = fn(&toml::Table, &Setup) -> Result<Box<dyn Learner>, AgentConfigError>;
+
 /// An agent: its name, a sentence, its settings, what it logs and how it is made.
 #[derive(Clone, Copy)]
 pub struct AgentEntry {
@@ -56,7 +59,7 @@ pub struct AgentEntry {
     /// Checks a table and returns it complete, defaults written out.
     pub resolve: fn(&toml::Table) -> Result<toml::Table, AgentConfigError>,
     /// Builds the learner from a resolved table.
-    pub build: fn(&toml::Table, &Setup) -> Result<Box<dyn Learner>, AgentConfigError>,
+    pub build: Build,
 }
 
 impl AgentEntry {

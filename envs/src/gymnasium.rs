@@ -335,7 +335,7 @@ fn read_action_space(id: &str, space: &Bound<'_, PyAny>) -> PyResult<Result<(Act
             }
             let (low, high) = (flat("low", "float32")?.extract()?, flat("high", "float32")?.extract()?);
             let shape = space.getattr("shape")?;
-            let vector = shape.len()? == 1 && dtype.str()?.to_string() == "float32";
+            let vector = shape.len()? == 1 && dtype.str()? == "float32";
             let action = if vector { Action::Vector } else { Action::Array(shape.unbind(), dtype.unbind()) };
             Ok((action, ActionSpace::Box { low, high }))
         }

@@ -66,7 +66,7 @@ fn real() -> ActionSpace {
 
 /// −1 and 1 in turn.
 fn alternating(episode: u64) -> f64 {
-    if episode % 2 == 0 { -1.0 } else { 1.0 }
+    if episode.is_multiple_of(2) { -1.0 } else { 1.0 }
 }
 
 /// All probes, by name.
