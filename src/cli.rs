@@ -32,6 +32,8 @@ enum Command {
         /// An agent, as `list` names them
         agent: String,
     },
+    /// Say what is found, what is missing and what mends it
+    Doctor,
 }
 
 #[derive(Args)]
@@ -89,6 +91,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Eval(args) => eval(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
+        Command::Doctor => return Ok(if crate::doctor::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod doctor;
 mod error;
 pub mod metrics;
 mod observe;
