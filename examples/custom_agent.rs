@@ -63,7 +63,9 @@ impl AgentConfig for CrossEntropyConfig {
     fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError> {
         let spec = setup.envs.make(&setup.env)?.spec().clone();
         let ActionSpace::Box { low, .. } = &spec.action_space else {
-            return Err(LearnError::Unsuitable("cross_entropy needs real-valued actions, as Pendulum-v1 has".into()));
+            return Err(LearnError::Unsuitable(
+                "cross_entropy needs real-valued actions, as InvertedPendulum-v5 has".into(),
+            ));
         };
         let weights = (spec.obs_dim + 1) * low.len();
         let policy = Linear { weights: vec![0.0; weights], space: spec.action_space.clone() };
