@@ -162,7 +162,7 @@ impl Learner for CrossEntropy {
         let mut metrics = Metrics::default();
         metrics.add("train/elite_reward", tried.iter().map(|(_, e)| e.reward).sum::<f64>() / tried.len() as f64);
         metrics.add("train/spread", f64::from(self.std.iter().sum::<f32>()) / self.std.len() as f64);
-        Ok(Report { metrics, episodes, histograms: Vec::new() })
+        Ok(Report { metrics, episodes, ..Default::default() })
     }
 
     fn progress(&self) -> Progress {

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::error::{bad_input, nearest};
 use crate::run_file::RunFile;
 use crate::train::{self, Ending, Training};
-use crate::{BadInput, Bregman, checkpoint};
+use crate::{BadInput, Bregman, bench, checkpoint, env_command};
 
 /// Train and judge reinforcement-learning agents.
 #[derive(Parser)]
@@ -32,6 +32,12 @@ enum Command {
         /// An agent, as `list` names them
         agent: String,
     },
+    /// Look at environments, and at what they do step by step
+    #[command(subcommand)]
+    Env(env_command::EnvCommand),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Say what is found, what is missing and what mends it
     Doctor,
 }
@@ -91,6 +97,8 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Eval(args) => eval(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
+        Command::Env(command) => env_command::run(command, bregman)?,
+        Command::Bench(command) => bench::run(command, bregman)?,
         Command::Doctor => return Ok(if crate::doctor::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
     Ok(ExitCode::SUCCESS)

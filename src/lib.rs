@@ -3,9 +3,11 @@
 //! [`Bregman`] holds the agents and environments that a program knows; [`cli::run`] is the whole command line over them, so
 //! that a crate of your own can add one of either and get everything else.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod doctor;
+pub mod env_command;
 mod error;
 pub mod metrics;
 mod observe;

@@ -194,6 +194,7 @@ impl Training {
     fn iterate(&mut self) -> Result<()> {
         let (began, before, steps_before) = (Instant::now(), self.position(), self.learner.progress().env_steps);
         let report = self.learner.step().map_err(|e| self.failure(e.into()))?;
+        report.warnings.iter().for_each(|warning| self.console.print(warning));
         let progress = self.learner.progress();
         let fps = (progress.env_steps - steps_before) as f64 / began.elapsed().as_secs_f64();
         let now = self.position();

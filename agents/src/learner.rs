@@ -78,6 +78,8 @@ pub struct Report {
     pub episodes: Vec<Episode>,
     /// Samples for histograms, by name, where `observe.histograms` asked for them.
     pub histograms: Vec<(String, Vec<f32>)>,
+    /// What environments had to say, such as a simulation that became unstable.
+    pub warnings: Vec<String>,
 }
 
 /// Named numbers in the order in which they were added.

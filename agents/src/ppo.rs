@@ -426,7 +426,8 @@ impl Learner for Ppo {
         self.progress.iterations += 1;
         self.progress.env_steps += batch.steps.len() as u64;
         self.progress.episodes += episodes.len() as u64;
-        let mut report = Report { metrics, episodes, histograms: Vec::new() };
+        let warnings = self.runner.take_warnings();
+        let mut report = Report { metrics, episodes, warnings, ..Default::default() };
         if self.setup.histograms {
             report.histograms.push(("rollout/action".into(), batch.steps.action));
             report.histograms.push(("train/log_std".into(), self.model.log_std().to_vec()));

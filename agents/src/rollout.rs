@@ -122,6 +122,11 @@ impl Runner {
         Ok((all, episodes))
     }
 
+    /// What the environments have to report, each once.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.lanes.iter_mut().filter_map(Lane::take_warning).collect()
+    }
+
     /// Puts the lanes, where they can be saved, and the streams into a snapshot.
     pub fn save(&self, snapshot: &mut Snapshot) {
         let streams: Vec<String> = self.noise.iter().map(NumpyRng::save).collect();

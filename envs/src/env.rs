@@ -70,6 +70,12 @@ pub trait Env: Send {
         None
     }
 
+    /// Moves the physics on by one step and does nothing else, no observation, reward or end: the yardstick of
+    /// `bregman bench env`. False where an environment has no physics apart.
+    fn step_physics(&mut self, _action: &[f32]) -> bool {
+        false
+    }
+
     /// All that is needed to go on from here exactly, random stream included; `None` where that cannot be had.
     fn save(&self) -> Option<Vec<u8>> {
         None

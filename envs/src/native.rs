@@ -15,6 +15,11 @@ pub(crate) trait Task: Send {
         &[]
     }
 
+    /// See [`Env::step_physics`].
+    fn step_physics(&mut self, _action: &[f32]) -> bool {
+        false
+    }
+
     /// See [`Env::take_warning`].
     fn take_warning(&mut self) -> Option<String> {
         None
@@ -101,6 +106,10 @@ impl<T: Task> Env for Native<T> {
 
     fn info(&self) -> &[(&'static str, f64)] {
         self.task.info()
+    }
+
+    fn step_physics(&mut self, action: &[f32]) -> bool {
+        self.task.step_physics(action)
     }
 
     fn take_warning(&mut self) -> Option<String> {

@@ -48,6 +48,10 @@ impl<E: Env> Env for TimeLimit<E> {
         self.env.info()
     }
 
+    fn step_physics(&mut self, action: &[f32]) -> bool {
+        self.env.step_physics(action)
+    }
+
     fn take_warning(&mut self) -> Option<String> {
         self.env.take_warning()
     }

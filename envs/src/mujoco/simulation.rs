@@ -145,15 +145,20 @@ impl Simulation {
 
     /// Applies an action for one step of the environment, then has MuJoCo compute the contact forces.
     pub fn step(&mut self, action: &[f32]) {
+        self.integrate(action);
+        self.data.rne_post_constraint();
+        if matches!(self.warning, Warning::None) {
+            self.notice();
+        }
+    }
+
+    /// Sets the controls and has MuJoCo take the sub-steps of one step.
+    pub fn integrate(&mut self, action: &[f32]) {
         for (control, &a) in self.data.ctrl_mut().iter_mut().zip(action) {
             *control = a.into();
         }
         for _ in 0..self.frame_skip {
             self.data.step();
-        }
-        self.data.rne_post_constraint();
-        if matches!(self.warning, Warning::None) {
-            self.notice();
         }
     }
 

@@ -69,6 +69,11 @@ impl<R: Rules> Task for Mujoco<R> {
         &self.info
     }
 
+    fn step_physics(&mut self, action: &[f32]) -> bool {
+        self.sim.integrate(action);
+        true
+    }
+
     fn take_warning(&mut self) -> Option<String> {
         self.sim.take_warning()
     }
