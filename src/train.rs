@@ -148,6 +148,11 @@ impl Training {
             None => (Logs::create(dir, columns, tensorboard)?, RunState::default()),
         };
         let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        if shown {
+            let (agent, backend) = (run.agent(bregman)?.0.name, bregman.envs.backend(&run.env));
+            let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
+            eprintln!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
+        }
         let console = Console::new(total, position(&run, learner.as_ref()), shown);
         let earlier = state.seconds;
         Ok(Training { run, dir: dir.into(), learner, state, logs, console, earlier, started: Instant::now() })
@@ -218,8 +223,7 @@ impl Training {
         self.logs.write(&row)?;
         self.console.show(&row, now);
         if self.run.checkpoint.snapshot_every.is_some_and(due) {
-            let path = self.dir.join("policies").join(format!("{now:08}.safetensors"));
-            checkpoint::write_arrays(&path, &self.learner.policy())?;
+            checkpoint::write_arrays(&self.policy_path(now), &self.learner.policy())?;
         }
         if due(self.run.checkpoint.every) || improved || self.finished() {
             self.save()?;
@@ -267,15 +271,24 @@ impl Training {
         position(&self.run, self.learner.as_ref())
     }
 
-    /// Says what a failed run still has.
+    /// Keeps the policy of a failed run, which was finite, and says what else there is.
     fn failure(&self, error: anyhow::Error) -> anyhow::Error {
         self.console.finish();
         let steps = self.learner.progress().env_steps;
-        let kept = match checkpoint::positions(&self.dir).last() {
+        let policy = self.policy_path(self.position());
+        let kept = match checkpoint::write_arrays(&policy, &self.learner.policy()) {
+            Ok(()) => format!("its policy is kept as {}", policy.display()),
+            Err(unwritten) => format!("its policy could not be kept: {unwritten:#}"),
+        };
+        let checkpoint = match checkpoint::positions(&self.dir).last() {
             Some(&last) => format!("the last checkpoint is {}", checkpoint::folder(&self.dir, last).display()),
             None => "there was no checkpoint yet".into(),
         };
-        error.context(format!("the run stopped after {steps} environment steps; {kept}"))
+        error.context(format!("the run stopped after {steps} environment steps; {kept}, {checkpoint}"))
+    }
+
+    fn policy_path(&self, position: u64) -> PathBuf {
+        self.dir.join("policies").join(format!("{position:08}.safetensors"))
     }
 }
 

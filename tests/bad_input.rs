@@ -71,6 +71,36 @@ fn files_and_folders() {
 }
 
 #[test]
+fn a_number_that_stops_being_finite_ends_the_run_and_loses_nothing() {
+    let place = folder("nan");
+    std::fs::write(
+        place.join("ill.py"),
+        "import gymnasium, numpy\n\
+         class Ill(gymnasium.Env):\n\
+         \x20   observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), numpy.float64)\n\
+         \x20   action_space = gymnasium.spaces.Discrete(2)\n\
+         \x20   t = 0\n\
+         \x20   def reset(self, seed=None, options=None): return numpy.zeros(1), {}\n\
+         \x20   def step(self, action):\n\
+         \x20       self.t += 1\n\
+         \x20       return numpy.zeros(1), float('nan') if self.t == 470 else 1.0, self.t % 50 == 0, False, {}\n\
+         gymnasium.register('Ill-v0', Ill)\n",
+    )
+    .expect("writable");
+    let text = "[budget]\nenv_steps = 1000\n[env]\nid = \"Ill-v0\"\nimports = [\"ill\"]\n[agent.ppo]\nnum_steps = 100\n\
+                normalize_obs = false\n[checkpoint]\nevery = 200\n[eval]\nevery = 10000\n[observe]\nconsole = false\n";
+    write(&place, text);
+    let (code, said) = run(&place, "train run.toml --out r");
+    assert_eq!(code, 1);
+    assert_eq!(
+        said,
+        "error: the run stopped after 400 environment steps; its policy is kept as r/policies/00000400.safetensors, the last \
+         checkpoint is r/checkpoints/00000400: environment 0: reward is NaN in episode 9 at step 20"
+    );
+    assert!(place.join("r/policies/00000400.safetensors").exists());
+}
+
+#[test]
 fn arguments() {
     let place = folder("arguments");
     assert_eq!(run(&place, "train").0, 2);

@@ -96,6 +96,12 @@ impl Registry {
         self.entries.values()
     }
 
+    /// What would step this environment: `native` or `gymnasium`.
+    pub fn backend(&self, config: &EnvConfig) -> &'static str {
+        let native = config.backend != Backend::Gymnasium && self.entries.contains_key(config.id.as_str());
+        if native { "native" } else { "gymnasium" }
+    }
+
     /// Makes one environment.
     ///
     /// # Errors

@@ -23,7 +23,15 @@ import venv
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS = ROOT / "runs" / "compare"
 BINARY = os.environ.get("BREGMAN", ROOT / "target" / "release" / "bregman")
-TASKS = {"HalfCheetah-v5": "half_cheetah", "Hopper-v5": "hopper", "Walker2d-v5": "walker2d"}
+# The first three are also run with the peer; the others are ours alone.
+TASKS = {
+    "HalfCheetah-v5": "half_cheetah",
+    "Hopper-v5": "hopper",
+    "Walker2d-v5": "walker2d",
+    "InvertedPendulum-v5": "inverted_pendulum",
+    "CartPole-v1": "cart_pole",
+}
+PEER_TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
 
 
 def peer_python():
@@ -90,7 +98,7 @@ def main():
 
     done = {(r["peer"], r["env"], r["seed"]) for r in records("sb3") + records("bregman")}
     jobs = [("bregman", env, seed) for seed in range(1, args.seeds + 1) for env in args.tasks]
-    jobs += [("sb3", env, seed) for seed in range(1, args.peer_seeds + 1) for env in args.tasks]
+    jobs += [("sb3", env, seed) for seed in range(1, args.peer_seeds + 1) for env in args.tasks if env in PEER_TASKS]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         futures = {}
         for peer, env, seed in jobs:
@@ -115,13 +123,13 @@ def main():
     lines = [
         "# PPO beside Stable-Baselines3",
         "",
-        "Made by `python3 scripts/peers/compare_ppo.py`: 1M steps, 8 environments x 256 steps, minibatch 64, 10 epochs, 3e-4,",
-        "observations and rewards normalised, one thread each. Mean over seeds with a bootstrap 95 % interval;",
-        "`deterministic` is the mean of 10 episodes after the last step, `training` the mean of the last 100 training",
-        "episodes. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
+        "Made by `python3 scripts/peers/compare_ppo.py` from the presets in `configs/ppo/`; MuJoCo: 8 environments x 256 steps,",
+        "minibatch 64, 10 epochs, 3e-4, observations and rewards normalised, one thread each, both agents with the same settings.",
+        "Mean over seeds with a bootstrap 95 % interval; `deterministic` is the mean of 10 episodes after the last step,",
+        "`training` the mean of the last 100 training episodes. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
         "",
-        "| environment | agent | seeds | deterministic | training | steps/s |",
-        "|---|---|---|---|---|---|",
+        "| environment | agent | env steps | seeds | deterministic | training | steps/s, start-up included |",
+        "|---|---|---|---|---|---|---|",
     ]
     for env in args.tasks:
         for peer in ("bregman", "sb3"):
@@ -134,7 +142,8 @@ def main():
                 low, high = interval(values)
                 cells.append(f"{sum(values) / len(values):.0f} [{low:.0f}, {high:.0f}]")
             rates = sorted(r["env_steps"] / r["seconds"] for r in group)
-            lines.append(f"| {env} | {peer} | {len(group)} | {cells[0]} | {cells[1]} | {rates[len(rates) // 2]:.0f} |")
+            steps = f"{group[0]['env_steps']:,}"
+            lines.append(f"| {env} | {peer} | {steps} | {len(group)} | {cells[0]} | {cells[1]} | {rates[len(rates) // 2]:.0f} |")
     (results / "compare_sb3.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
