@@ -70,7 +70,7 @@ impl Lane {
     /// # Errors
     /// What the environment reports, and a reward or observation that is not finite.
     pub fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> Result<LaneStep, EnvError> {
-        let outcome = self.env.step(action, next_obs).map_err(|e| self.place(e))?;
+        let outcome = self.env.step(action, next_obs).map_err(|e| self.place(e, self.length + 1))?;
         self.length += 1;
         self.reward += outcome.reward;
         if !outcome.reward.is_finite() {
@@ -92,7 +92,7 @@ impl Lane {
     pub fn restart(&mut self, seed: Option<u64>) -> Result<(), EnvError> {
         self.length = 0;
         self.reward = 0.0;
-        self.env.reset(seed, &mut self.obs).map_err(|e| self.place(e))?;
+        self.env.reset(seed, &mut self.obs).map_err(|e| self.place(e, 0))?;
         self.check(&self.obs)
     }
 
@@ -134,11 +134,10 @@ impl Lane {
     }
 
     /// Says in which lane, episode and step Python raised.
-    fn place(&self, error: EnvError) -> EnvError {
+    fn place(&self, error: EnvError, step: u32) -> EnvError {
         match error {
             EnvError::Python { id, exception, traceback, .. } => {
-                let place =
-                    format!("environment {} in episode {} at step {}", self.index, self.episode, self.length + 1);
+                let place = format!("environment {} in episode {} at step {step}", self.index, self.episode);
                 EnvError::Python { id, place, exception, traceback }
             }
             other => other,

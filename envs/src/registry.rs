@@ -113,7 +113,10 @@ impl Registry {
                 id: config.id.clone(),
                 hint: format!(" among the native ones; there are {}", self.known()),
             }),
-            (Backend::Auto | Backend::Gymnasium, _) => Ok(Box::new(crate::gymnasium::GymEnv::new(config)?)),
+            (Backend::Auto | Backend::Gymnasium, _) => {
+                let natives: Vec<&str> = self.entries.keys().copied().collect();
+                Ok(Box::new(crate::gymnasium::GymEnv::beside(config, &natives)?))
+            }
         }
     }
 
