@@ -107,10 +107,15 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
 
 /// Writes the arrays of a snapshot alone, as `path`.
 pub fn write_arrays(path: &Path, snapshot: &Snapshot) -> Result<()> {
+    write_whole(path, &to_safetensors(snapshot)?)
+}
+
+/// Writes a file that is whole or absent: temporary name, sync, rename. Folders on the way are made.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || -> Result<()> {
         fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-        let temporary = path.with_extension("tmp");
-        write_synced(&temporary, &to_safetensors(snapshot)?)?;
+        let temporary = path.with_added_extension("tmp");
+        write_synced(&temporary, bytes)?;
         Ok(fs::rename(&temporary, path)?)
     };
     attempt().with_context(|| format!("writing {}", path.display()))

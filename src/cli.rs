@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::error::{bad_input, nearest};
 use crate::run_file::RunFile;
+use crate::sweep::{self, SweepArgs};
 use crate::train::{self, Ending, Training};
 use crate::{BadInput, Bregman, bench, checkpoint, env_command};
 
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Train an agent as a run file says, or go on with a run
     Train(TrainArgs),
+    /// Train with many seeds and settings side by side; the same command again goes on where it stopped
+    Sweep(SweepArgs),
     /// Judge the policy of a run on complete episodes
     Eval(EvalArgs),
     /// List agents, environments and presets
@@ -59,6 +62,9 @@ struct TrainArgs {
     /// Go on with the run in this directory, from its last checkpoint
     #[arg(long, value_name = "DIR", conflicts_with = "run_file")]
     resume: Option<PathBuf>,
+    /// Save and stop when standard input ends, for a parent that this run must not outlive
+    #[arg(long)]
+    until_stdin_closes: bool,
 }
 
 #[derive(Args)]
@@ -94,6 +100,7 @@ pub fn run(bregman: Bregman) -> ExitCode {
 fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return train(args, bregman),
+        Command::Sweep(args) => return sweep::sweep(&args, bregman),
         Command::Eval(args) => eval(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
@@ -106,6 +113,9 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
 
 fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     train::watch_interrupts()?;
+    if args.until_stdin_closes {
+        train::watch_stdin();
+    }
     let (mut training, dir) = match (args.resume, args.run_file) {
         (Some(dir), _) => (Training::resume(&dir, &args.patches, bregman)?, dir),
         (None, Some(path)) => {

@@ -11,7 +11,9 @@ pub mod env_command;
 mod error;
 pub mod metrics;
 mod observe;
+pub mod run_dir;
 pub mod run_file;
+mod sweep;
 pub mod train;
 
 pub use bregman_agents as agents;

@@ -303,7 +303,7 @@ fn join(parent: &str, key: &str) -> String {
 }
 
 /// A table as `a.b.c` → value.
-fn flat(table: &Table) -> std::collections::BTreeMap<String, Value> {
+pub(crate) fn flat(table: &Table) -> std::collections::BTreeMap<String, Value> {
     let mut all = std::collections::BTreeMap::new();
     for (key, value) in table {
         match value {

@@ -1,6 +1,7 @@
 //! The training loop: step, log, evaluate, save, until the budget is spent.
 
 use std::collections::VecDeque;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
@@ -12,13 +13,16 @@ use crate::checkpoint::{self, Manifest, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
 use crate::run_file::RunFile;
-use crate::{BadInput, Bregman, metrics};
+use crate::{BadInput, Bregman, metrics, run_dir};
 
 /// Training episodes that `rollout/ep_rew_mean` averages over.
 const WINDOW: usize = 100;
 
 /// Evaluation episode `j` starts from the run's seed + this + `j`, far from the seeds of training environments.
 const EVAL_SEED: u64 = 10_000;
+
+/// The file in a run directory that the process which trains there keeps locked.
+const LOCK: &str = ".lock";
 
 /// How often Ctrl-C was pressed.
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
@@ -32,6 +36,22 @@ pub fn watch_interrupts() -> Result<()> {
         eprintln!("finishing this iteration, then saving; Ctrl-C again stops at once");
     })
     .context("watching for Ctrl-C")
+}
+
+/// Treats the end of standard input as the first Ctrl-C. A run whose parent holds the other end of the pipe cannot outlive
+/// it: the pipe closes with the parent, however that ends.
+pub fn watch_stdin() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if INTERRUPTS.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            eprintln!("standard input has ended: finishing this iteration, then saving");
+        }
+    });
+}
+
+/// Whether the program was asked to stop.
+pub fn interrupted() -> bool {
+    INTERRUPTS.load(Ordering::SeqCst) > 0
 }
 
 /// How a run ended.
@@ -77,6 +97,36 @@ pub fn read_run(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Run
     RunFile::read(&path, patches, bregman)
 }
 
+/// Whether the last whole checkpoint in `dir`, begun as `before`, leaves `run` nothing to do.
+pub fn is_finished(run: &RunFile, before: &RunFile, dir: &Path) -> Result<bool> {
+    Ok(last_whole(dir)?.is_some_and(|(manifest, _)| {
+        let stopped = manifest.run.stopped && run.eval.stop_at == before.eval.stop_at;
+        stopped || run.budget.spent(&manifest.progress) >= 1.0
+    }))
+}
+
+/// Keeps every other process from training in `dir` for as long as the file lives.
+///
+/// # Errors
+/// [`BadInput`] where another process holds it.
+fn hold(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open().map_err(|e| BadInput(format!("{}: {e}", dir.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bad_input!("{} is being trained by another process", dir.display()),
+        // A file system without locks: nothing can be said, and nothing should be refused.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Whether a process is training in `dir`.
+pub fn is_held(dir: &Path) -> bool {
+    let file = File::options().write(true).open(dir.join(LOCK));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// A run in progress.
 pub struct Training {
     run: RunFile,
@@ -85,9 +135,10 @@ pub struct Training {
     state: RunState,
     logs: Logs,
     console: Console,
-    /// When this sitting began, less the seconds of earlier ones.
+    /// Seconds of earlier sittings.
     earlier: f64,
     started: Instant,
+    _lock: File,
 }
 
 impl Training {
@@ -102,9 +153,10 @@ impl Training {
         let learner = build(&run, bregman)?;
         let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(unwritable)?;
+        let lock = hold(dir)?;
         std::fs::write(dir.join("meta.json"), meta()?).map_err(unwritable)?;
-        std::fs::write(dir.join("run.toml"), run.to_toml()?).map_err(unwritable)?;
-        Training::new(run, dir, learner, bregman, None)
+        checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
+        Training::new(run, dir, learner, bregman, None, lock)
     }
 
     /// Goes on with a run from its last whole checkpoint. What is worth saying on the way is printed.
@@ -112,11 +164,12 @@ impl Training {
         let before = read_run(dir, &[], bregman)?;
         let run = read_run(dir, patches, bregman)?;
         run.check_resumes(&before)?;
+        let lock = hold(dir)?;
         let mut learner = build(&run, bregman)?;
-        std::fs::write(dir.join("run.toml"), run.to_toml()?).with_context(|| dir.display().to_string())?;
+        checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         let Some((mut manifest, snapshot)) = last_whole(dir)? else {
             eprintln!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
-            return Training::new(run, dir, learner, bregman, None);
+            return Training::new(run, dir, learner, bregman, None, lock);
         };
         if manifest.version != env!("CARGO_PKG_VERSION") {
             bad_input!(
@@ -131,7 +184,7 @@ impl Training {
         }
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
         eprintln!("going on from {} environment steps", manifest.progress.env_steps);
-        Training::new(run, dir, learner, bregman, Some(manifest))
+        Training::new(run, dir, learner, bregman, Some(manifest), lock)
     }
 
     fn new(
@@ -140,6 +193,7 @@ impl Training {
         learner: Box<dyn Learner>,
         bregman: &Bregman,
         manifest: Option<Manifest>,
+        lock: File,
     ) -> Result<Training> {
         let columns = metrics::columns(run.agent(bregman)?.0);
         let (tensorboard, shown) = (run.observe.tensorboard, run.observe.console);
@@ -155,7 +209,17 @@ impl Training {
         }
         let console = Console::new(total, position(&run, learner.as_ref()), shown);
         let earlier = state.seconds;
-        Ok(Training { run, dir: dir.into(), learner, state, logs, console, earlier, started: Instant::now() })
+        Ok(Training {
+            run,
+            dir: dir.into(),
+            learner,
+            state,
+            logs,
+            console,
+            earlier,
+            started: Instant::now(),
+            _lock: lock,
+        })
     }
 
     /// The run's settings.
@@ -185,7 +249,7 @@ impl Training {
     pub fn train(&mut self) -> Result<Ending> {
         while !self.finished() {
             self.iterate()?;
-            if INTERRUPTS.load(Ordering::SeqCst) > 0 {
+            if interrupted() {
                 self.save()?;
                 self.console.finish();
                 return Ok(Ending::Interrupted);
@@ -293,10 +357,7 @@ impl Training {
 }
 
 fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
-    match run.budget {
-        Budget::EnvSteps(_) => learner.progress().env_steps,
-        Budget::GradSteps(_) => learner.progress().grad_steps,
-    }
+    run_dir::position(run.budget, &learner.progress())
 }
 
 /// The last checkpoint that is whole. Damaged ones are named and set aside.
