@@ -13,6 +13,7 @@ pub mod metrics;
 mod observe;
 pub mod run_dir;
 pub mod run_file;
+pub mod stats;
 mod sweep;
 pub mod train;
 
