@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::compare::{self, CompareArgs};
 use crate::error::{bad_input, nearest};
 use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
@@ -28,6 +29,8 @@ enum Command {
     Sweep(SweepArgs),
     /// Judge the policy of a run on complete episodes
     Eval(EvalArgs),
+    /// Compare groups of runs that differ in more than the seed: statistics with intervals, and plots
+    Compare(CompareArgs),
     /// List agents, environments and presets
     List,
     /// Print every setting of an agent with its default and meaning, and what it logs
@@ -102,6 +105,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Train(args) => return train(args, bregman),
         Command::Sweep(args) => return sweep::sweep(&args, bregman),
         Command::Eval(args) => eval(&args, bregman)?,
+        Command::Compare(args) => compare::compare(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
         Command::Env(command) => env_command::run(command, bregman)?,

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
+mod compare;
 pub mod doctor;
 pub mod env_command;
 mod error;

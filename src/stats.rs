@@ -10,7 +10,7 @@ use crate::envs::rng::NumpyRng;
 pub const RESAMPLES: usize = 10_000;
 
 /// The statistics of a table, by name.
-pub const STATISTICS: [(&str, fn(&[Vec<f64>]) -> f64); 3] = [("mean", mean), ("median", median), ("iqm", iqm)];
+pub const STATISTICS: [(&str, fn(&[Vec<f64>]) -> f64); 3] = [("mean", mean), ("median", median), ("IQM", iqm)];
 
 /// Mean over tasks of the mean over runs.
 pub fn mean(scores: &[Vec<f64>]) -> f64 {

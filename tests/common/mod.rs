@@ -1,5 +1,8 @@
 //! The program as a user runs it.
 
+// Every test file uses its own part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,0 +1,523 @@
+//! `bregman compare`: what groups of runs reached, with intervals.
+//!
+//! Runs form a group when agent, environment and settings are the same but for the seed. A group is named after its agent
+//! and the settings in which the groups of that agent and environment differ. A run counts when it is finished; its score is
+//! the last value of the metric.
+
+pub mod plot;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::agents::learner::Budget;
+use crate::error::bad_input;
+use crate::run_dir::{self, Series, natural};
+use crate::run_file::{RunFile, flat};
+use crate::stats::{self, RESAMPLES};
+use crate::{BadInput, Bregman, metrics};
+
+/// Points of a curve where runs were not logged at the same places.
+const GRID: usize = 100;
+
+/// Resamples behind each point of a curve's band.
+const BAND_RESAMPLES: usize = 2_000;
+
+/// Which runs, and by what they are compared.
+#[derive(Args, Clone)]
+pub struct Selection {
+    /// Run directories, or folders that hold them at any depth
+    #[arg(required = true)]
+    pub dirs: Vec<PathBuf>,
+    /// The number to compare; a run's score is its last value
+    #[arg(long, default_value = "eval/mean_reward")]
+    pub metric: String,
+    /// What curves and areas run over
+    #[arg(long, value_enum, default_value = "env_steps")]
+    pub x: Axis,
+    /// Report the steps and the time until the metric is at R, as R or for one environment ENV=R
+    #[arg(long, value_name = "[ENV=]R", value_parser = parse_threshold, allow_hyphen_values = true)]
+    pub threshold: Vec<Threshold>,
+    /// TOML with the scores that count as 0 and 1 on each environment, for aggregates over environments
+    #[arg(long, value_name = "FILE")]
+    pub scores: Option<PathBuf>,
+}
+
+/// Arguments of `bregman compare`.
+#[derive(Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// How the tables are printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Draw curves, intervals and profiles into this folder, as SVG and PNG
+    #[arg(long, value_name = "FOLDER")]
+    plot: Option<PathBuf>,
+}
+
+/// What a curve runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Axis {
+    /// Environment steps.
+    EnvSteps,
+    /// Seconds since the run started.
+    Wall,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Markdown,
+    Csv,
+}
+
+/// A value of the metric to be reached, on one environment or on all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threshold {
+    env: Option<String>,
+    value: f64,
+}
+
+fn parse_threshold(text: &str) -> Result<Threshold, String> {
+    let (env, value) = text.rsplit_once('=').map_or((None, text), |(env, value)| (Some(env.to_string()), value));
+    let value = value.parse().map_err(|_| "write a number, or ENV=number as in Hopper-v5=2500".to_string())?;
+    Ok(Threshold { env, value })
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its run file.
+    pub file: RunFile,
+    /// The metric as it was logged.
+    pub series: Series,
+    /// The metric's last value.
+    pub score: f64,
+}
+
+/// Runs that differ in nothing but the seed.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Agent and differing settings.
+    pub label: String,
+    /// Environment id.
+    pub env: String,
+    /// The runs, by seed.
+    pub runs: Vec<Run>,
+}
+
+/// A metric over steps or time: interquartile mean over runs, with its 95 % interval.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Curve {
+    /// Steps or seconds.
+    pub x: Vec<f64>,
+    /// Interquartile means.
+    pub center: Vec<f64>,
+    /// Lower and upper bounds; empty for one run.
+    pub band: Vec<(f64, f64)>,
+}
+
+/// A number with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Point estimate.
+    pub value: f64,
+    /// Lower and upper bound.
+    pub interval: (f64, f64),
+}
+
+impl Estimate {
+    fn of(scores: &[Vec<f64>], statistic: fn(&[Vec<f64>]) -> f64) -> Estimate {
+        Estimate { value: statistic(scores), interval: stats::interval(scores, statistic, RESAMPLES) }
+    }
+}
+
+/// Normalised scores of all groups over the environments that all of them have.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    /// Those environments.
+    pub envs: Vec<String>,
+    /// What counts as 0 and as 1, in a sentence.
+    pub normalization: String,
+    /// Label, and normalised scores `[env][run]`.
+    pub groups: Vec<(String, Vec<Vec<f64>>)>,
+}
+
+impl Aggregate {
+    /// Mean, median, interquartile mean and optimality gap of a group.
+    pub fn estimates(scores: &[Vec<f64>]) -> Vec<(&'static str, Estimate)> {
+        let gap: (&str, fn(&[Vec<f64>]) -> f64) = ("optimality gap", stats::optimality_gap);
+        let all = stats::STATISTICS.into_iter().chain([gap]);
+        all.map(|(name, statistic)| (name, Estimate::of(scores, statistic))).collect()
+    }
+}
+
+/// All that is compared.
+pub struct Comparison {
+    /// By what, and over what.
+    pub selection: Selection,
+    /// The metric's meaning.
+    pub meaning: String,
+    /// By environment, then label.
+    pub groups: Vec<Group>,
+    /// Over environments, where there are several.
+    pub aggregate: Option<Aggregate>,
+    /// What was left out and why, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Prints tables and draws plots.
+pub fn compare(args: &CompareArgs, bregman: &Bregman) -> Result<()> {
+    let comparison = Comparison::read(args.selection.clone(), bregman)?;
+    for note in &comparison.notes {
+        eprintln!("{note}");
+    }
+    print!(
+        "{}",
+        match args.format {
+            Format::Text => table::text(&comparison),
+            Format::Markdown => table::markdown(&comparison),
+            Format::Csv => table::csv(&comparison),
+        }
+    );
+    if let Some(folder) = &args.plot {
+        plot::save(&comparison, folder)?;
+    }
+    Ok(())
+}
+
+impl Comparison {
+    /// Reads the runs of a selection.
+    ///
+    /// # Errors
+    /// [`BadInput`]: nothing to compare is left.
+    pub fn read(selection: Selection, bregman: &Bregman) -> Result<Comparison> {
+        let meaning = metrics::all(bregman).into_iter().find(|(name, _)| *name == selection.metric);
+        let meaning = meaning.map_or(String::new(), |(_, meaning)| meaning.to_string());
+        let (mut runs, mut notes) = (Vec::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        for root in &selection.dirs {
+            let found = match run_dir::find(root) {
+                Ok(found) => found,
+                Err(error) => {
+                    notes.push(format!("{error:#}"));
+                    continue;
+                }
+            };
+            if found.is_empty() {
+                notes.push(format!("{} holds no run: there is no run.toml in it or below", root.display()));
+            }
+            for dir in found {
+                if !seen.insert(dir.canonicalize().unwrap_or_else(|_| dir.clone())) {
+                    continue;
+                }
+                match read_run(&dir, &selection, bregman) {
+                    Ok(run) => runs.push(run),
+                    Err(error) => notes.push(format!("{} is left out: {error:#}", dir.display())),
+                }
+            }
+        }
+        if runs.is_empty() {
+            let roots: Vec<String> = selection.dirs.iter().map(|dir| dir.display().to_string()).collect();
+            let notes: String = notes.iter().map(|note| format!("\n  {note}")).collect();
+            bad_input!("nothing to compare in {}:{notes}", roots.join(", "));
+        }
+        let groups = group(runs, &mut notes)?;
+        let aggregate = aggregate(&groups, selection.scores.as_deref(), &mut notes)?;
+        Ok(Comparison { selection, meaning, groups, aggregate, notes })
+    }
+
+    /// Environments, in the order of groups.
+    pub fn envs(&self) -> Vec<&str> {
+        let mut envs: Vec<&str> = self.groups.iter().map(|group| group.env.as_str()).collect();
+        envs.dedup();
+        envs
+    }
+
+    /// Labels, each once.
+    pub fn labels(&self) -> Vec<&str> {
+        labels(&self.groups)
+    }
+
+    /// The groups of one environment.
+    pub fn of_env<'a>(&'a self, env: &'a str) -> impl Iterator<Item = &'a Group> {
+        self.groups.iter().filter(move |group| group.env == env)
+    }
+
+    /// What is to be reached on an environment; the last that was asked for.
+    fn threshold(&self, env: &str) -> Option<f64> {
+        let fits = |threshold: &&Threshold| threshold.env.as_deref().is_none_or(|only| only == env);
+        self.selection.threshold.iter().rev().find(fits).map(|threshold| threshold.value)
+    }
+
+    /// Probability that a run of the first label scores higher than one of the second, over the environments both have.
+    fn improvements(&self) -> Vec<(&str, &str, usize, Estimate)> {
+        let labels = self.labels();
+        let pairs = labels.iter().enumerate().flat_map(|(i, &x)| labels[i + 1..].iter().map(move |&y| (x, y)));
+        pairs
+            .filter_map(|(x, y)| {
+                let of =
+                    |label: &str, env: &str| self.of_env(env).find(|group| group.label == label).map(Group::scores);
+                let (x_scores, y_scores): (Vec<_>, Vec<_>) =
+                    self.envs().iter().filter_map(|env| Some((of(x, env)?, of(y, env)?))).unzip();
+                let function = stats::probability_of_improvement;
+                (!x_scores.is_empty()).then(|| {
+                    let interval = stats::interval_of_two(&x_scores, &y_scores, function, RESAMPLES);
+                    (x, y, x_scores.len(), Estimate { value: function(&x_scores, &y_scores), interval })
+                })
+            })
+            .collect()
+    }
+}
+
+fn labels(groups: &[Group]) -> Vec<&str> {
+    let mut labels: Vec<&str> = Vec::new();
+    for group in groups {
+        if !labels.contains(&group.label.as_str()) {
+            labels.push(&group.label);
+        }
+    }
+    labels.sort_by_cached_key(|label| natural(label));
+    labels
+}
+
+impl Group {
+    /// The runs' scores.
+    pub fn scores(&self) -> Vec<f64> {
+        self.runs.iter().map(|run| run.score).collect()
+    }
+
+    /// A statistic of the scores with its interval.
+    pub fn estimate(&self, statistic: fn(&[Vec<f64>]) -> f64) -> Estimate {
+        Estimate::of(&[self.scores()], statistic)
+    }
+
+    /// Environment steps of the longest run.
+    pub fn env_steps(&self) -> u64 {
+        let last = |run: &Run| run.series.progress.last().map_or(0, |progress| progress.env_steps);
+        self.runs.iter().map(last).max().unwrap_or(0)
+    }
+
+    /// Median over runs of the seconds at their ends; NaN without clocks.
+    pub fn seconds(&self) -> f64 {
+        let seconds = self.runs.iter().map(|run| run.series.seconds.last().copied().unwrap_or(f64::NAN));
+        stats::median(&[seconds.collect()])
+    }
+
+    /// The curve over runs.
+    pub fn curve(&self, axis: Axis) -> Curve {
+        let all: Vec<(Vec<f64>, &[f64])> =
+            self.runs.iter().map(|run| (run.x(axis), &run.series.values[..])).filter(|(x, _)| !x.is_empty()).collect();
+        let Some((first, _)) = all.first() else { return Curve::default() };
+        let x = if all.iter().all(|(x, _)| x == first) && first.len() <= 2 * GRID {
+            first.clone()
+        } else {
+            let start = all.iter().map(|(x, _)| x[0]).fold(f64::NEG_INFINITY, f64::max);
+            let end = all.iter().map(|(x, _)| x[x.len() - 1]).fold(f64::INFINITY, f64::min);
+            if end < start {
+                return Curve::default();
+            }
+            (0..GRID).map(|i| start + (end - start) * i as f64 / (GRID - 1) as f64).collect()
+        };
+        let at = |place: f64| [all.iter().map(|(x, y)| interpolate(x, y, place)).collect::<Vec<f64>>()];
+        let band = |place: &f64| stats::interval(&at(*place), stats::iqm, BAND_RESAMPLES);
+        Curve {
+            center: x.iter().map(|&place| stats::iqm(&at(place))).collect(),
+            band: if all.len() > 1 { x.iter().map(band).collect() } else { Vec::new() },
+            x,
+        }
+    }
+}
+
+impl Run {
+    /// Where on the axis the metric was logged; empty where the clock is asked for and was not kept.
+    pub fn x(&self, axis: Axis) -> Vec<f64> {
+        match axis {
+            Axis::EnvSteps => self.series.progress.iter().map(|progress| progress.env_steps as f64).collect(),
+            Axis::Wall => self.series.seconds.clone(),
+        }
+    }
+}
+
+/// The value at `place`, linear between points.
+fn interpolate(x: &[f64], y: &[f64], place: f64) -> f64 {
+    let after = x.partition_point(|&x| x < place).min(x.len() - 1);
+    if after == 0 || x[after] <= place {
+        return y[after];
+    }
+    let part = (place - x[after - 1]) / (x[after] - x[after - 1]);
+    y[after - 1] + part * (y[after] - y[after - 1])
+}
+
+/// Reads one finished run; what it lacks is the error.
+fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run> {
+    ensure!(dir.join("run.toml").is_file(), "it has no run.toml");
+    // The path stands in front of the sentence already.
+    let file = RunFile::read(&dir.join("run.toml"), &[], bregman).map_err(|error| {
+        let cause = error.root_cause().to_string();
+        BadInput(format!("run.toml: {}", cause.trim_start_matches(&format!("{}: ", dir.join("run.toml").display()))))
+    })?;
+    let series = run_dir::read_series(dir, &selection.metric)?;
+    let now = run_dir::position(file.budget, &run_dir::progress(dir));
+    let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = file.budget;
+    let stopped = || -> bool {
+        let last = run_dir::read_series(dir, "eval/mean_reward").ok().and_then(|series| series.last());
+        file.eval.stop_at.zip(last).is_some_and(|(goal, last)| last >= goal)
+    };
+    ensure!(
+        now >= total || stopped(),
+        "it stands at {now} of {total}; go on with it: bregman train --resume {}",
+        dir.display()
+    );
+    let score = series.last().with_context(|| format!("it has no value of `{}`", selection.metric))?;
+    ensure!(score.is_finite(), "`{}` ends at {score}", selection.metric);
+    ensure!(
+        selection.x == Axis::EnvSteps || !series.seconds.is_empty(),
+        "its timing.csv does not go with its metrics.csv"
+    );
+    Ok(Run { dir: dir.into(), file, series, score })
+}
+
+/// What may differ within a group: the seed, and what changes no result.
+fn is_free(key: &str) -> bool {
+    ["seed", "threads"].contains(&key) || ["observe.", "checkpoint."].iter().any(|table| key.starts_with(table))
+}
+
+/// Sorts runs into groups; a seed that occurs twice counts once.
+fn group(runs: Vec<Run>, notes: &mut Vec<String>) -> Result<Vec<Group>> {
+    type Settings = BTreeMap<String, Value>;
+    let mut families: BTreeMap<(String, String), Vec<(Settings, Run)>> = BTreeMap::new();
+    for run in runs {
+        let mut settings = flat(&Table::try_from(&run.file)?);
+        settings.retain(|key, _| !is_free(key));
+        let agent = run.file.agent.keys().next().cloned().unwrap_or_default();
+        families.entry((run.file.env.id.clone(), agent)).or_default().push((settings, run));
+    }
+    let mut groups = Vec::new();
+    for ((env, agent), family) in families {
+        let keys: BTreeSet<&String> = family.iter().flat_map(|(settings, _)| settings.keys()).collect();
+        let differs = |key: &&&String| family.iter().any(|(settings, _)| settings.get(**key) != family[0].0.get(**key));
+        let differing: Vec<String> = keys.iter().filter(differs).map(|key| key.to_string()).collect();
+        let prefix = format!("agent.{agent}.");
+        let mut of_family: BTreeMap<Vec<(String, u64)>, Group> = BTreeMap::new();
+        for (settings, run) in family {
+            let value = |key: &String| settings.get(key).map_or("none".into(), Value::to_string);
+            let shown = |key: &String| format!("{}={}", key.strip_prefix(&prefix).unwrap_or(key), value(key));
+            let label = std::iter::once(agent.clone()).chain(differing.iter().map(shown)).collect::<Vec<_>>().join(" ");
+            let empty = || Group { label: label.clone(), env: env.clone(), runs: Vec::new() };
+            let group = of_family.entry(natural(&label)).or_insert_with(empty);
+            match group.runs.iter().find(|other| other.file.seed == run.file.seed) {
+                Some(other) => notes.push(format!(
+                    "{} is left out: {} has the same settings and seed",
+                    run.dir.display(),
+                    other.dir.display()
+                )),
+                None => group.runs.push(run),
+            }
+        }
+        groups.extend(of_family.into_values());
+    }
+    groups.iter_mut().for_each(|group| group.runs.sort_by_key(|run| run.file.seed));
+    Ok(groups)
+}
+
+/// A file of scores that count as 0 and 1.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScoreFile {
+    /// What they are, in a sentence.
+    about: String,
+    scores: BTreeMap<String, Bounds>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bounds {
+    low: f64,
+    high: f64,
+}
+
+/// Normalises over the environments that all labels have; `None` for fewer than two.
+fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> Result<Option<Aggregate>> {
+    let labels: Vec<String> = labels(groups).into_iter().map(String::from).collect();
+    let find = |label: &str, env: &str| groups.iter().find(|group| group.label == label && group.env == env);
+    let all: BTreeSet<&str> = groups.iter().map(|group| group.env.as_str()).collect();
+    let (mut envs, partial): (Vec<&str>, Vec<&str>) =
+        all.into_iter().partition(|env| labels.iter().all(|label| find(label, env).is_some()));
+    if envs.len() + partial.len() > 1 && !partial.is_empty() {
+        notes.push(format!("aggregates leave out {}: not every agent has runs there", partial.join(", ")));
+    }
+    let (normalization, bounds): (String, BTreeMap<String, Bounds>) = match file {
+        Some(path) => {
+            let bad = |e: String| BadInput(format!("{}: {}", path.display(), e.trim()));
+            let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+            let file: ScoreFile = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+            let (known, unknown): (Vec<&str>, Vec<&str>) =
+                envs.into_iter().partition(|env| file.scores.contains_key(*env));
+            if !unknown.is_empty() {
+                notes.push(format!(
+                    "aggregates leave out {}: {} has no scores for them",
+                    unknown.join(", "),
+                    path.display()
+                ));
+            }
+            envs = known;
+            (file.about, file.scores)
+        }
+        None => {
+            let bounds = envs.iter().map(|env| {
+                let scores = groups.iter().filter(|group| group.env == *env).flat_map(Group::scores);
+                let (low, high) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+                (env.to_string(), Bounds { low, high })
+            });
+            let sentence = "0 is the lowest and 1 the highest score of any run compared here, on each environment";
+            (sentence.into(), bounds.collect())
+        }
+    };
+    let even = |env: &str| bounds[env].high <= bounds[env].low;
+    if let Some(env) = envs.iter().find(|env| even(env)) {
+        notes.push(format!("no aggregate over environments: on {env} the same score would count as 0 and as 1"));
+        return Ok(None);
+    }
+    if envs.len() < 2 {
+        return Ok(None);
+    }
+    let normalized = |label: &str, env: &str| -> Vec<f64> {
+        let Bounds { low, high } = bounds[env];
+        let scores = find(label, env).map(Group::scores).unwrap_or_default();
+        scores.into_iter().map(|score| (score - low) / (high - low)).collect()
+    };
+    let groups = labels.into_iter().map(|label| {
+        let scores = envs.iter().map(|env| normalized(&label, env)).collect();
+        (label, scores)
+    });
+    let groups = groups.collect();
+    Ok(Some(Aggregate { envs: envs.into_iter().map(String::from).collect(), normalization, groups }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpolation_is_linear_between_points_and_exact_on_them() {
+        let (x, y) = ([0.0, 10.0, 30.0], [1.0, 2.0, 4.0]);
+        assert_eq!([0.0, 5.0, 10.0, 20.0, 30.0].map(|place| interpolate(&x, &y, place)), [1.0, 1.5, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn thresholds_are_for_all_environments_or_for_one() {
+        assert_eq!(parse_threshold("-5.5"), Ok(Threshold { env: None, value: -5.5 }));
+        assert_eq!(parse_threshold("Hopper-v5=2500"), Ok(Threshold { env: Some("Hopper-v5".into()), value: 2500.0 }));
+        assert!(parse_threshold("Hopper-v5").is_err());
+    }
+}

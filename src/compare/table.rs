@@ -1,0 +1,281 @@
+//! Tables of a comparison: for the terminal, as Markdown, as CSV.
+
+use std::fmt::Write;
+
+use super::{Aggregate, Axis, Comparison, Estimate, Group, Run};
+use crate::stats::{self, RESAMPLES, STATISTICS};
+
+/// A heading and rows of cells under column names.
+struct Table {
+    heading: String,
+    columns: Vec<String>,
+    rows: Vec<Vec<String>>,
+    /// Sentences below.
+    notes: Vec<String>,
+}
+
+/// Aligned columns.
+pub fn text(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for table in tables(comparison) {
+        let all = || std::iter::once(&table.columns).chain(&table.rows);
+        let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..table.columns.len()).map(width).collect();
+        let _ = writeln!(out, "{}\n", table.heading);
+        for row in all() {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        }
+        let _ = writeln!(out);
+        let _ = writeln!(out, "{}\n", table.notes.join("\n"));
+    }
+    out
+}
+
+/// Markdown's pipes.
+pub fn markdown(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for table in tables(comparison) {
+        let _ = writeln!(out, "### {}\n", table.heading);
+        let _ = writeln!(out, "| {} |", table.columns.join(" | "));
+        let _ = writeln!(out, "|{}", "---|".repeat(table.columns.len()));
+        for row in &table.rows {
+            let _ = writeln!(out, "| {} |", row.join(" | ").replace('\n', " "));
+        }
+        let _ = writeln!(out, "\n{}\n", table.notes.join("\n"));
+    }
+    out
+}
+
+/// The same tables as HTML.
+pub fn html(comparison: &Comparison, escape: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    for table in tables(comparison) {
+        let cells = |tag: &str, row: &[String]| -> String {
+            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
+        };
+        let _ = writeln!(out, "<h3>{}</h3>\n<div class=\"wide\"><table>", escape(&table.heading));
+        let _ = writeln!(out, "<tr>{}</tr>", cells("th", &table.columns));
+        for row in &table.rows {
+            let _ = writeln!(out, "<tr>{}</tr>", cells("td", row));
+        }
+        let _ = writeln!(out, "</table></div>\n<p class=\"small\">{}</p>", escape(&table.notes.join(" ")));
+    }
+    out
+}
+
+/// One row for each number: `env,agent,seed,statistic,value,low,high`; a seed where it is one run's, bounds where there are
+/// any. Full precision; what was never reached is `inf`.
+pub fn csv(comparison: &Comparison) -> String {
+    let metric = &comparison.selection.metric;
+    let mut out = "env,agent,seed,statistic,value,low,high\n".to_string();
+    let mut row = |env: &str, agent: &str, seed: &str, statistic: &str, value: f64, interval: Option<(f64, f64)>| {
+        let (low, high) = interval.map_or(("".into(), "".into()), |(low, high)| (low.to_string(), high.to_string()));
+        let _ = writeln!(out, "{},{},{seed},{},{value},{low},{high}", quoted(env), quoted(agent), quoted(statistic));
+    };
+    for group in &comparison.groups {
+        let (env, label) = (group.env.as_str(), group.label.as_str());
+        for run in &group.runs {
+            row(env, label, &run.file.seed.to_string(), metric, run.score, None);
+        }
+        row(env, label, "", "runs", group.runs.len() as f64, None);
+        row(env, label, "", "env_steps", group.env_steps() as f64, None);
+        row(env, label, "", "seconds", group.seconds(), None);
+        for (name, estimate) in group_estimates(comparison, group) {
+            row(env, label, "", &name, estimate.value, Some(estimate.interval));
+        }
+    }
+    if let Some(aggregate) = &comparison.aggregate {
+        for (label, scores) in &aggregate.groups {
+            for (name, estimate) in Aggregate::estimates(scores) {
+                row("all", label, "", &format!("normalized {name}"), estimate.value, Some(estimate.interval));
+            }
+        }
+    }
+    for (x, y, _, estimate) in comparison.improvements() {
+        row("all", x, "", &format!("probability of improvement over {y}"), estimate.value, Some(estimate.interval));
+    }
+    out
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
+}
+
+/// Everything with an interval that is said of one group.
+fn group_estimates(comparison: &Comparison, group: &Group) -> Vec<(String, Estimate)> {
+    let mut all: Vec<(String, Estimate)> =
+        STATISTICS.iter().map(|(name, statistic)| (name.to_string(), group.estimate(*statistic))).collect();
+    all.push(("area".into(), area(group, comparison.selection.x)));
+    if let Some(threshold) = comparison.threshold(&group.env) {
+        all.push((format!("env_steps to {threshold}"), to_threshold(group, Axis::EnvSteps, threshold)));
+        all.push((format!("seconds to {threshold}"), to_threshold(group, Axis::Wall, threshold)));
+    }
+    all
+}
+
+/// Mean over runs of the area under the curve, divided by its width.
+fn area(group: &Group, axis: Axis) -> Estimate {
+    let areas = group.runs.iter().map(|run| stats::mean_height(&run.x(axis), &run.series.values));
+    Estimate::of(&[areas.collect()], stats::mean)
+}
+
+/// Median over runs of where the metric is at the threshold for the first time.
+fn to_threshold(group: &Group, axis: Axis, threshold: f64) -> Estimate {
+    let reached = |run: &Run| match run.x(axis) {
+        x if x.is_empty() => f64::NAN,
+        x => stats::first_reaching(&x, &run.series.values, threshold),
+    };
+    Estimate::of(&[group.runs.iter().map(reached).collect()], stats::median)
+}
+
+fn tables(comparison: &Comparison) -> Vec<Table> {
+    let improvements = comparison.improvements();
+    let mut tables = vec![by_env(comparison)];
+    if let Some(aggregate) = &comparison.aggregate {
+        tables.push(over_envs(aggregate));
+    }
+    if !improvements.is_empty() {
+        let row = |(x, y, envs, estimate): &(&str, &str, usize, Estimate)| {
+            vec![x.to_string(), y.to_string(), envs.to_string(), written(*estimate, 2)]
+        };
+        tables.push(Table {
+            heading: "Probability of improvement".into(),
+            columns: ["X", "Y", "environments", "P(X > Y)"].map(String::from).into(),
+            rows: improvements.iter().map(row).collect(),
+            notes: vec!["Probability that a run of X scores higher than one of Y, mean over environments.".into()],
+        });
+    }
+    tables
+}
+
+fn by_env(comparison: &Comparison) -> Table {
+    let selection = &comparison.selection;
+    let thresholds = !selection.threshold.is_empty();
+    let mut columns: Vec<String> =
+        ["environment", "agent", "runs", "steps", "mean", "median", "IQM", "area", "minutes"].map(String::from).into();
+    if thresholds {
+        columns.extend(["goal", "reached", "steps to goal", "minutes to goal"].map(String::from));
+    }
+    let row = |group: &Group| {
+        let mut row =
+            vec![group.env.clone(), group.label.clone(), group.runs.len().to_string(), steps(group.env_steps() as f64)];
+        row.extend(STATISTICS.iter().map(|(_, statistic)| short(group.estimate(*statistic))));
+        row.extend([short(area(group, selection.x)), minutes(group.seconds())]);
+        match comparison.threshold(&group.env) {
+            Some(goal) => {
+                let estimate = to_threshold(group, Axis::EnvSteps, goal);
+                let reached = group.runs.iter().filter(|run| run.series.values.iter().any(|&y| y >= goal)).count();
+                row.extend([goal.to_string(), format!("{reached}/{}", group.runs.len())]);
+                row.push(bounds(estimate, steps));
+                row.push(bounds(to_threshold(group, Axis::Wall, goal), minutes));
+            }
+            None if thresholds => row.extend(["", "", "", ""].map(String::from)),
+            None => {}
+        }
+        row
+    };
+    let mut episodes: Vec<u32> =
+        comparison.groups.iter().flat_map(|g| g.runs.iter().map(|run| run.file.eval.episodes)).collect();
+    episodes.sort_unstable();
+    episodes.dedup();
+    let protocol = match (selection.metric.starts_with("eval/"), &episodes[..]) {
+        (true, [one]) => format!("; deterministic policy, {one} episodes per evaluation"),
+        (true, _) => "; deterministic policy, numbers of episodes differ".into(),
+        _ => String::new(),
+    };
+    let meaning = if comparison.meaning.is_empty() { String::new() } else { format!(": {}", comparison.meaning) };
+    let mut notes = vec![
+        format!("`{}`{meaning}{protocol}. A run's score is its last value.", selection.metric),
+        format!(
+            "Brackets: 95 % percentile bootstrap over runs, {RESAMPLES} resamples. IQM: interquartile mean. Area: under the \
+             curve over {}, divided by its width. Minutes: median over runs.",
+            if selection.x == Axis::Wall { "wall-clock time" } else { "environment steps" }
+        ),
+    ];
+    if thresholds {
+        notes.push("To goal: median over runs, `never` where that many do not reach it.".into());
+    }
+    let rows = comparison.groups.iter().map(row).collect();
+    Table { heading: format!("`{}` by environment", selection.metric), columns, rows, notes }
+}
+
+fn over_envs(aggregate: &Aggregate) -> Table {
+    let mut columns: Vec<String> = ["agent", "runs"].map(String::from).into();
+    columns.extend(["mean", "median", "IQM", "optimality gap"].map(String::from)); // as `Aggregate::estimates`
+    let row = |(label, scores): &(String, Vec<Vec<f64>>)| {
+        let runs = scores.iter().map(Vec::len).sum::<usize>();
+        let estimates = Aggregate::estimates(scores).into_iter().map(|(_, estimate)| written(estimate, 3));
+        [label.clone(), runs.to_string()].into_iter().chain(estimates).collect()
+    };
+    Table {
+        heading: format!("Over {} environments, normalised", aggregate.envs.len()),
+        columns,
+        rows: aggregate.groups.iter().map(row).collect(),
+        notes: vec![
+            format!(
+                "Normalised: {}. Environments weigh the same: {}.",
+                aggregate.normalization,
+                aggregate.envs.join(", ")
+            ),
+            "Median: over environments, of means over runs. Optimality gap: mean shortfall from 1.".into(),
+        ],
+    }
+}
+
+/// As many digits as are worth reading beside the interval's size.
+fn short(estimate: Estimate) -> String {
+    written(estimate, digits(estimate.value.abs().max(estimate.interval.1 - estimate.interval.0)))
+}
+
+fn digits(size: f64) -> usize {
+    match size {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    }
+}
+
+fn written(estimate: Estimate, digits: usize) -> String {
+    let Estimate { value, interval: (low, high) } = estimate;
+    format!("{value:.digits$} [{low:.digits$}, {high:.digits$}]")
+}
+
+fn bounds(estimate: Estimate, write: fn(f64) -> String) -> String {
+    let Estimate { value, interval: (low, high) } = estimate;
+    match value.is_finite() || low.is_finite() {
+        true => format!("{} [{}, {}]", write(value), write(low), write(high)),
+        false => write(value),
+    }
+}
+
+/// `300k`, `1M`.
+pub fn steps(count: f64) -> String {
+    let with = |value: f64, unit: &str| format!("{}{unit}", (value * 100.0).round() / 100.0);
+    match count {
+        x if x.is_infinite() => "never".into(),
+        x if x.is_nan() => "?".into(),
+        x if x >= 1e6 => with(x / 1e6, "M"),
+        x if x >= 1e4 => with((x / 1e2).round() / 10.0, "k"),
+        x => with(x, ""),
+    }
+}
+
+fn minutes(seconds: f64) -> String {
+    match seconds {
+        x if x.is_infinite() => "never".into(),
+        x if x.is_nan() => "?".into(),
+        x => format!("{:.1}", x / 60.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_written_short() {
+        assert_eq!([300_000.0, 1e6, 1_001_472.0, 204_800.0, 900.0].map(steps), ["300k", "1M", "1M", "204.8k", "900"]);
+        assert_eq!(steps(f64::INFINITY), "never");
+    }
+}

@@ -1,0 +1,150 @@
+//! `bregman compare` on run directories whose numbers are known, broken ones among them.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{bregman, folder, run};
+
+/// A finished run of 1,000 steps with evaluations at 500 and 1,000, 10 and 20 seconds in.
+fn fake(dir: PathBuf, env: &str, settings: &str, seed: u64, values: [f64; 2]) -> PathBuf {
+    std::fs::create_dir_all(&dir).expect("writable");
+    let run = format!("seed = {seed}\n[budget]\nenv_steps = 1000\n[env]\nid = \"{env}\"\n[agent.ppo]\n{settings}\n");
+    let [first, last] = values;
+    let metrics = format!(
+        "iteration,env_steps,grad_steps,episodes,eval/mean_reward\n1,250,1,0,\n2,500,2,1,{first}\n3,1000,3,2,{last}\n"
+    );
+    let timing = "iteration,env_steps,seconds,fps\n1,250,5.0,50\n2,500,10.0,50\n3,1000,20.0,50\n";
+    for (name, text) in [("run.toml", run.as_str()), ("metrics.csv", &metrics), ("timing.csv", timing)] {
+        std::fs::write(dir.join(name), text).expect("writable");
+    }
+    dir
+}
+
+/// Exit code, standard output, standard error.
+fn compare(place: &Path, arguments: &str) -> (i32, String, String) {
+    let output = bregman(place).args(format!("compare {arguments}").split(' ')).output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("it exits"), text(&output.stdout), text(&output.stderr))
+}
+
+/// The value of a statistic in CSV.
+fn value(csv: &str, start: &str) -> f64 {
+    let line = csv.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start} in\n{csv}"));
+    let cells: Vec<&str> = line.split(',').collect();
+    cells[4].parse().expect("a number")
+}
+
+#[test]
+fn groups_statistics_areas_and_thresholds() {
+    let place = folder("compare");
+    for (seed, last) in [(1, 10.0), (2, 20.0), (3, 30.0), (4, 100.0)] {
+        fake(place.join(format!("runs/a/s{seed}")), "Pendulum-v1", "", seed, [0.0, last]);
+        fake(place.join(format!("runs/b/s{seed}")), "Pendulum-v1", "gamma = 0.9", seed, [25.0, 25.0]);
+        fake(place.join(format!("runs/c/s{seed}")), "CartPole-v1", "", seed, [0.0, last]);
+        fake(place.join(format!("runs/d/s{seed}")), "CartPole-v1", "gamma = 0.9", seed, [1.0, last / 2.0]);
+    }
+    let (code, csv, notes) = compare(&place, "runs --threshold 25 --format csv");
+    assert_eq!((code, notes.as_str()), (0, ""));
+    let a = |statistic: &str| value(&csv, &format!("Pendulum-v1,ppo gamma=0.99,,{statistic}"));
+    assert_eq!((a("runs"), a("mean"), a("median"), a("IQM")), (4.0, 40.0, 25.0, 25.0));
+    // Triangles of width 500 and heights 10, 20, 30, 100 over a width of 500.
+    assert_eq!(a("area"), 20.0);
+    // Two of four reach 25, at the end: the median lies between 1,000 and never.
+    assert_eq!((a("env_steps to 25"), a("seconds to 25")), (f64::INFINITY, f64::INFINITY));
+    let b = |statistic: &str| value(&csv, &format!("Pendulum-v1,ppo gamma=0.9,,{statistic}"));
+    assert_eq!((b("env_steps to 25"), b("seconds to 25"), b("area")), (500.0, 10.0, 25.0));
+    assert_eq!(value(&csv, "CartPole-v1,ppo gamma=0.9,4,eval/mean_reward"), 50.0);
+    // Over Pendulum: 30 and 100 of b's four 25s beaten by half; over CartPole 5, 10, 15, 50 against 10, 20, 30, 100: b wins at
+    // 15 > 10; 50 > 10, 20, 30; and 10 = 10 is half: 4.5 of 16.
+    let improvement = value(&csv, "all,ppo gamma=0.9,,probability of improvement over ppo gamma=0.99");
+    assert_eq!(improvement, (0.5 + 4.5 / 16.0) / 2.0);
+    // Normalised to the lowest and highest run: Pendulum 10 to 100, CartPole 5 to 100.
+    let mean = value(&csv, "all,ppo gamma=0.9,,normalized mean");
+    assert!((mean - ((25.0 - 10.0) / 90.0 + (20.0 - 5.0) / 95.0) / 2.0).abs() < 1e-15, "{mean}");
+    assert_eq!(compare(&place, "runs --threshold 25 --format csv").1, csv, "the same runs give the same table");
+
+    std::fs::write(
+        place.join("scores.toml"),
+        "about = \"0 and 1 by hand\"\n[scores.\"Pendulum-v1\"]\nlow = 0.0\nhigh = 50.0\n[scores.\"CartPole-v1\"]\nlow = 0.0\nhigh = 20.0\n",
+    )
+    .expect("writable");
+    let (code, csv, _) = compare(&place, "runs --scores scores.toml --format csv");
+    assert_eq!((code, value(&csv, "all,ppo gamma=0.9,,normalized mean")), (0, (0.5 + 1.0) / 2.0));
+    let (code, text, _) = compare(&place, "runs --scores scores.toml --threshold CartPole-v1=25");
+    assert!(code == 0 && text.contains("Normalised: 0 and 1 by hand."), "{text}");
+    let (_, markdown, _) = compare(&place, "runs --format markdown --x wall");
+    assert!(markdown.contains("| CartPole-v1 | ppo gamma=0.9 | 4 | 1000 | 20.0 ["), "{markdown}");
+    assert!(markdown.contains("under the curve over wall-clock time"), "{markdown}");
+}
+
+#[test]
+fn what_cannot_be_compared_gets_a_sentence() {
+    let place = folder("compare-broken");
+    fake(place.join("runs/good"), "Pendulum-v1", "", 1, [0.0, 1.0]);
+    fake(place.join("runs/twin"), "Pendulum-v1", "", 1, [0.0, 1.0]);
+    let edit = |name: &str, file: &str, change: &dyn Fn(String) -> String| {
+        let path = fake(place.join("runs").join(name), "Pendulum-v1", "", 7, [0.0, 1.0]).join(file);
+        std::fs::write(&path, change(std::fs::read_to_string(&path).expect("it is there"))).expect("writable");
+    };
+    edit("bad_key", "run.toml", &|text| text.replace("seed", "sead"));
+    edit("bad_row", "metrics.csv", &|text| text.replace("2,500,2,1,0", "2,500,x,1,0"));
+    edit("halfway", "metrics.csv", &|text| text.replace("3,1000,3,2,1\n", "3,1000,"));
+    edit("never", "metrics.csv", &|text| text.replace("500,2,1,0", "500,2,1,").replace("1000,3,2,1", "1000,3,2,"));
+    edit("other", "metrics.csv", &|text| text.replace("eval/mean_reward", "loss"));
+    edit("nan", "metrics.csv", &|text| text.replace("1000,3,2,1", "1000,3,2,NaN"));
+    edit("no_log", "metrics.csv", &|_| String::new());
+    std::fs::create_dir_all(place.join("runs/none")).expect("writable");
+    std::fs::write(place.join("runs/none/metrics.csv"), "").expect("writable");
+
+    let (code, table, notes) = compare(&place, "runs absent --plot plots");
+    assert_eq!(code, 0, "{notes}");
+    assert!(table.contains("Pendulum-v1  ppo    1     1000"), "{table}");
+    for expected in [
+        "runs/bad_key is left out: run.toml: unknown key `sead`; did you mean `seed`?",
+        "runs/bad_row is left out: line 3 of metrics.csv is damaged: invalid digit found in string",
+        "runs/halfway is left out: it stands at 500 of 1000; go on with it: bregman train --resume runs/halfway",
+        "runs/never is left out: it has no value of `eval/mean_reward`",
+        "runs/other is left out: metrics.csv has no column `eval/mean_reward`; it has loss",
+        "runs/nan is left out: `eval/mean_reward` ends at NaN",
+        "runs/no_log is left out: metrics.csv does not begin with iteration,env_steps,grad_steps,episodes",
+        "runs/none is left out: it has no run.toml",
+        "runs/twin is left out: runs/good has the same settings and seed",
+        "reading absent: No such file or directory (os error 2)",
+    ] {
+        assert!(notes.lines().any(|line| line == expected), "{expected}\nnot in\n{notes}");
+    }
+    assert!(place.join("plots/curve-Pendulum-v1.png").is_file());
+
+    std::fs::create_dir(place.join("empty")).expect("writable");
+    let (code, said) = run(&place, "compare empty runs/nan");
+    assert_eq!(code, 2);
+    assert_eq!(
+        said,
+        "error: nothing to compare in empty, runs/nan:\n  empty holds no run: there is no run.toml in it or below\n  \
+         runs/nan is left out: `eval/mean_reward` ends at NaN"
+    );
+    let (code, said) = run(&place, "compare runs --scores absent.toml");
+    assert_eq!((code, said.lines().last()), (2, Some("error: absent.toml: No such file or directory (os error 2)")));
+}
+
+#[test]
+fn figures_are_pictures_in_both_formats() {
+    let place = folder("compare-plots");
+    for (seed, last) in [(1, 10.0), (2, 20.0), (3, 40.0)] {
+        for (env, name) in [("Pendulum-v1", "p"), ("CartPole-v1", "c")] {
+            fake(place.join(format!("runs/{name}/s{seed}")), env, "", seed, [0.0, last]);
+            fake(place.join(format!("runs/{name}9/s{seed}")), env, "gamma = 0.9", seed, [0.0, last + 1.0]);
+        }
+    }
+    assert_eq!(compare(&place, "runs --plot plots").0, 0);
+    for name in ["curve-Pendulum-v1", "curve-CartPole-v1", "curves", "intervals", "profile", "improvement"] {
+        let svg = std::fs::read_to_string(place.join(format!("plots/{name}.svg"))).expect(name);
+        assert!(svg.starts_with("<svg") && svg.contains("0.9"), "{name}");
+        let png = std::fs::read(place.join(format!("plots/{name}.png"))).expect(name);
+        assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n", "{name}");
+        // Both have the shape of one picture: PNG's width stands at byte 16.
+        let width = u32::from_be_bytes(png[16..20].try_into().expect("four bytes"));
+        assert!(svg.contains(&format!("width=\"{}\"", width / 2)), "{name}");
+    }
+}
