@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::{self, CompareArgs};
 use crate::error::{bad_input, nearest};
+use crate::report::{self, ReportArgs};
 use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
 use crate::train::{self, Ending, Training};
@@ -31,6 +32,8 @@ enum Command {
     Eval(EvalArgs),
     /// Compare groups of runs that differ in more than the seed: statistics with intervals, and plots
     Compare(CompareArgs),
+    /// Write a comparison as one HTML page
+    Report(ReportArgs),
     /// List agents, environments and presets
     List,
     /// Print every setting of an agent with its default and meaning, and what it logs
@@ -106,6 +109,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Sweep(args) => return sweep::sweep(&args, bregman),
         Command::Eval(args) => eval(&args, bregman)?,
         Command::Compare(args) => compare::compare(&args, bregman)?,
+        Command::Report(args) => report::report(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
         Command::Env(command) => env_command::run(command, bregman)?,

@@ -5,7 +5,7 @@
 //! the last value of the metric.
 
 pub mod plot;
-mod table;
+pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

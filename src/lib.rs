@@ -12,6 +12,7 @@ pub mod env_command;
 mod error;
 pub mod metrics;
 mod observe;
+mod report;
 pub mod run_dir;
 pub mod run_file;
 pub mod stats;

@@ -378,6 +378,21 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, crate::agents::learner
     Ok(None)
 }
 
+/// Versions of the Python packages that environments come from, by the names of their folders: no Python is started for it.
+fn packages() -> serde_json::Map<String, serde_json::Value> {
+    let venv = std::env::var("BREGMAN_VENV").ok().or(option_env!("BREGMAN_VENV").map(String::from)).unwrap_or_default();
+    let folders = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pythons = folders(Path::new(&venv).join("lib"));
+    let installed = pythons.flat_map(|python| folders(python.join("site-packages")));
+    let version = |path: PathBuf| {
+        let (name, version) = path.file_name()?.to_str()?.strip_suffix(".dist-info")?.split_once('-')?;
+        ["gymnasium", "mujoco", "numpy"].contains(&name).then(|| (name.to_string(), version.into()))
+    };
+    let mut found: Vec<(String, serde_json::Value)> = installed.filter_map(version).collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.into_iter().collect()
+}
+
 /// Versions, command and machine, as JSON.
 fn meta() -> Result<String> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -386,6 +401,7 @@ fn meta() -> Result<String> {
     Ok(serde_json::to_string_pretty(&serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "revision": option_env!("BREGMAN_REVISION").unwrap_or("unknown"),
+        "packages": packages(),
         "command": std::env::args().collect::<Vec<_>>(),
         "started": humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         "machine": { "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS },

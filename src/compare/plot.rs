@@ -68,6 +68,11 @@ impl Figure {
         }
     }
 
+    /// Whether it only puts other figures side by side.
+    pub fn is_composed(&self) -> bool {
+        *self == Figure::Curves
+    }
+
     /// What it shows, in a sentence.
     pub fn caption(&self) -> String {
         match self {
@@ -168,7 +173,7 @@ impl<'a> Plots<'a> {
                 let width = PANEL.0 * columns as u32;
                 (width, PANEL.1 * rows as u32 + self.legend_height(width))
             }
-            Figure::Intervals => (PANEL.0 * 2, rows(self.labels.len()) * 2),
+            Figure::Intervals => (PANEL.0, rows(self.labels.len()) * self.intervals().len() as u32),
             Figure::Improvement => (PANEL.0, rows(self.comparison.improvements().len())),
         }
     }
@@ -212,7 +217,8 @@ impl<'a> Plots<'a> {
                 }
             }
             Figure::Intervals => {
-                for ((name, rows), panel) in self.intervals().iter().zip(root.split_evenly((2, 2))) {
+                let panels = self.intervals();
+                for ((name, rows), panel) in panels.iter().zip(root.split_evenly((panels.len(), 1))) {
                     interval_panel(name, rows, None, &panel, canvas)?;
                 }
             }
