@@ -8,11 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::{self, CompareArgs};
 use crate::error::{bad_input, nearest};
+use crate::export::{self, ExportArgs};
 use crate::report::{self, ReportArgs};
 use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
 use crate::train::{self, Ending, Training};
-use crate::{BadInput, Bregman, bench, checkpoint, env_command};
+use crate::{BadInput, Bregman, bench, env_command};
 
 /// Train and judge reinforcement-learning agents.
 #[derive(Parser)]
@@ -34,6 +35,8 @@ enum Command {
     Compare(CompareArgs),
     /// Write a comparison as one HTML page
     Report(ReportArgs),
+    /// Write the policy of a run for other programs: ONNX or safetensors
+    Export(ExportArgs),
     /// List agents, environments and presets
     List,
     /// Print every setting of an agent with its default and meaning, and what it logs
@@ -110,6 +113,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Eval(args) => eval(&args, bregman)?,
         Command::Compare(args) => compare::compare(&args, bregman)?,
         Command::Report(args) => report::report(&args, bregman)?,
+        Command::Export(args) => export::export(&args, bregman)?,
         Command::List => list(bregman),
         Command::Show { agent } => show(&agent, bregman)?,
         Command::Env(command) => env_command::run(command, bregman)?,
@@ -178,23 +182,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let Some((last, snapshot)) = train::last_whole(&args.dir)? else {
-        bad_input!("{} has no checkpoint yet", args.dir.display());
-    };
-    let (manifest, snapshot) = match (args.checkpoint.as_str(), last.run.best) {
-        ("last", _) => (last, snapshot),
-        ("best", Some((_, position))) => checkpoint::read(&args.dir, position)?,
-        ("best", None) => bad_input!("{} was never evaluated, so no checkpoint is the best", args.dir.display()),
-        (position, _) => match position.parse() {
-            Ok(position) if checkpoint::positions(&args.dir).contains(&position) => {
-                checkpoint::read(&args.dir, position)?
-            }
-            _ => {
-                let there: Vec<String> = checkpoint::positions(&args.dir).iter().map(u64::to_string).collect();
-                bad_input!("`--checkpoint {position}`: write last, best, or one of {}", there.join(", "))
-            }
-        },
-    };
+    let (manifest, snapshot) = train::find_checkpoint(&args.dir, &args.checkpoint)?;
     learner.load(&snapshot)?;
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");

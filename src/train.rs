@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report};
+use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
 use crate::checkpoint::{self, Manifest, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
@@ -361,7 +361,7 @@ fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
 }
 
 /// The last checkpoint that is whole. Damaged ones are named and set aside.
-pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, crate::agents::learner::Snapshot)>> {
+pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
     let positions = checkpoint::positions(dir);
     for &position in positions.iter().rev() {
         match checkpoint::read(dir, position) {
@@ -376,6 +376,28 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, crate::agents::learner
         bad_input!("{}: no checkpoint is whole; the run cannot go on", dir.display());
     }
     Ok(None)
+}
+
+/// The checkpoint called `name`: `last`, `best`, or a position.
+///
+/// # Errors
+/// [`BadInput`]: there is none, or the name is none of these.
+pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
+    let Some((last, snapshot)) = last_whole(dir)? else {
+        bad_input!("{} has no checkpoint yet", dir.display());
+    };
+    match (name, last.run.best) {
+        ("last", _) => Ok((last, snapshot)),
+        ("best", Some((_, position))) => checkpoint::read(dir, position),
+        ("best", None) => bad_input!("{} was never evaluated, so no checkpoint is the best", dir.display()),
+        (position, _) => match position.parse() {
+            Ok(position) if checkpoint::positions(dir).contains(&position) => checkpoint::read(dir, position),
+            _ => {
+                let there: Vec<String> = checkpoint::positions(dir).iter().map(u64::to_string).collect();
+                bad_input!("`--checkpoint {position}`: write last, best, or one of {}", there.join(", "))
+            }
+        },
+    }
 }
 
 /// Versions of the Python packages that environments come from, by the names of their folders: no Python is started for it.

@@ -9,6 +9,7 @@ use crate::dist::Dist;
 use crate::learner::{Array, LearnError, Snapshot};
 use crate::nn::{Activation, Init, Mlp, Workspace};
 use crate::normalize::ObsNormalizer;
+use crate::policy::{PolicyChain, PolicyOp};
 use crate::rollout::Act;
 use crate::workers::Workers;
 
@@ -171,6 +172,32 @@ impl ActorCritic {
         action
     }
 
+    /// The deterministic policy, [`best_action`](ActorCritic::best_action), as plain operations.
+    pub fn chain(&self) -> PolicyChain {
+        let mut ops: Vec<PolicyOp> = self.normalizer.op().into_iter().collect();
+        let count = self.actor.layers(&self.params).count();
+        for (i, (weight, bias)) in self.actor.layers(&self.params).enumerate() {
+            let last = i + 1 == count;
+            // Of the last layer only what the action is read from: no standard deviations, no value.
+            let kept = if last { self.dist.num_outputs() } else { bias.len() };
+            let weight = weight.chunks_exact(bias.len()).flat_map(|row| &row[..kept]).copied().collect();
+            ops.push(PolicyOp::Linear { weight, bias: bias[..kept].to_vec() });
+            if !last {
+                ops.push(PolicyOp::Activation(self.actor.activation()));
+            }
+        }
+        match &self.dist {
+            Dist::Categorical { nvec } => ops.push(PolicyOp::ArgMax { nvec: nvec.clone() }),
+            Dist::Gaussian { .. } => match &self.action_space {
+                ActionSpace::Box { low, high } if self.clip_actions => {
+                    ops.push(PolicyOp::Clip { low: low.clone(), high: high.clone() });
+                }
+                _ => {}
+            },
+        }
+        PolicyChain { obs_dim: self.actor.num_inputs(), ops }
+    }
+
     /// The log standard deviations that are free parameters; empty where there are none.
     pub fn log_std(&self) -> &[f32] {
         &self.params[self.log_std.clone()]
@@ -314,6 +341,49 @@ impl Act for ActorCritic {
     fn bound(&self, action: &mut [f32]) {
         if self.clip_actions {
             self.action_space.clip(action);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_acts_as_the_policy_does() {
+        let bounded = ActionSpace::Box { low: vec![-0.4, -1.0], high: vec![0.4, f32::INFINITY] };
+        for action_space in [bounded, ActionSpace::Discrete { n: 3 }, ActionSpace::MultiDiscrete { nvec: vec![2, 4] }] {
+            for (separate, normalized) in [(true, true), (false, true), (true, false)] {
+                let mut rng = NumpyRng::new(5);
+                let spec = EnvSpec {
+                    id: "test".into(),
+                    obs_dim: 3,
+                    action_space: action_space.clone(),
+                    max_episode_steps: None,
+                    reward_threshold: None,
+                    backend: "native",
+                    parallel: true,
+                };
+                let mut normalizer = ObsNormalizer::new(3, 2.0, normalized);
+                normalizer.update(&[1.0, 200.0, 0.1, 3.0, 300.0, 0.1]);
+                let shape = NetworkShape {
+                    hidden_sizes: vec![8, 5],
+                    activation: if separate { Activation::Tanh } else { Activation::Relu },
+                    separate,
+                    orthogonal_init: false,
+                    log_std_init: 0.0,
+                    state_dependent_std: separate,
+                };
+                let model = ActorCritic::new(&spec, &shape, normalizer, true, &mut rng);
+                let chain = model.chain();
+                assert_eq!((chain.obs_dim, chain.action_len()), (3, action_space.row_len()));
+                for _ in 0..100 {
+                    let obs = [rng.uniform(0.0, 4.0), rng.uniform(150.0, 350.0), rng.uniform(0.0, 0.2)];
+                    let pairs = model.best_action(&obs).into_iter().zip(chain.act(&obs));
+                    // The policy's tanh is its own.
+                    pairs.for_each(|(ours, chained)| assert!((ours - chained).abs() < 1e-5, "{ours} {chained}"));
+                }
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use bregman_envs::{EnvConfig, EnvError, Episode};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::PolicyChain;
+
 /// One agent in training.
 pub trait Learner: Send {
     /// One iteration: gathers experience, updates, reports.
@@ -33,6 +35,11 @@ pub trait Learner: Send {
 
     /// The policy alone, with its normaliser: what acting needs and no more.
     fn policy(&self) -> Snapshot;
+
+    /// The deterministic policy as plain operations, for export; `None` where it is not of that kind.
+    fn policy_chain(&self) -> Option<PolicyChain> {
+        None
+    }
 }
 
 /// Counters of a learner.

@@ -9,6 +9,7 @@ pub mod learner;
 pub mod nn;
 pub mod normalize;
 pub mod optim;
+pub mod policy;
 pub mod ppo;
 pub mod registry;
 pub mod returns;

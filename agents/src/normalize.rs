@@ -3,6 +3,7 @@
 use bregman_envs::Outcome;
 
 use crate::learner::{Array, LearnError, Snapshot};
+use crate::policy::PolicyOp;
 
 /// Added to variances before the square root.
 const EPSILON: f64 = 1e-8;
@@ -85,6 +86,12 @@ impl ObsNormalizer {
         for ((y, &x), (&mean, &var)) in out.iter_mut().zip(obs).zip(moments) {
             *y = ((x - mean) / (var + EPSILON).sqrt()).clamp(-self.clip, self.clip) as f32;
         }
+    }
+
+    /// What [`normalize`](ObsNormalizer::normalize) does, as an operation; `None` where it only rounds.
+    pub fn op(&self) -> Option<PolicyOp> {
+        let std = self.moments.var.iter().map(|var| (var + EPSILON).sqrt()).collect();
+        self.enabled.then(|| PolicyOp::Normalize { mean: self.moments.mean.clone(), std, clip: self.clip })
     }
 
     /// Takes in raw observations, `[n, obs_dim]`.

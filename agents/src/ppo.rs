@@ -19,6 +19,7 @@ use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Prog
 use crate::nn::Activation;
 use crate::normalize::{ObsNormalizer, RewardScaler};
 use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::policy::PolicyChain;
 use crate::registry::{AgentConfig, AgentEntry};
 use crate::returns::{End, gae};
 use crate::rollout::{Runner, Transitions};
@@ -472,6 +473,10 @@ impl Learner for Ppo {
         let mut snapshot = Snapshot::default();
         self.model.save(&mut snapshot);
         snapshot
+    }
+
+    fn policy_chain(&self) -> Option<PolicyChain> {
+        Some(self.model.chain())
     }
 }
 

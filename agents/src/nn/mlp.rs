@@ -111,6 +111,16 @@ impl Mlp {
         self.layers.last().map_or(0, |layer| layer.outputs)
     }
 
+    /// The function between layers.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Weight, `[inputs, outputs]` row by row, and bias, `[outputs]`, of every layer, first to last.
+    pub fn layers<'a, T>(&'a self, params: &'a [T]) -> impl Iterator<Item = (&'a [T], &'a [T])> {
+        self.layers.iter().map(|layer| (&params[layer.weight.clone()], &params[layer.bias.clone()]))
+    }
+
     /// Draws fresh parameters.
     pub fn init<T: Real>(&self, init: Init, rng: &mut NumpyRng) -> Vec<T> {
         let mut params = vec![T::zero(); self.num_params()];
