@@ -27,7 +27,8 @@ assert numpy.allclose(single, action[:3], atol=1e-6)
 print(json.dumps([session.get_outputs()[0].type, action.tolist()]))
 "#;
     let python = Path::new(env!("BREGMAN_VENV")).join("bin/python");
-    let child = Command::new(python).args(["-c", script]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let child =
+        Command::new(python).args(["-c", script]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.expect("Python starts");
     let text = serde_json::to_string(obs).expect("numbers");
     child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
@@ -82,7 +83,8 @@ fn onnxruntime_acts_as_we_do() {
         ),
     ];
     for (name, settings, spread, kind) in cases {
-        let (code, said) = run(&place, &format!("train run.toml --out {name} {settings} --set eval.max_episode_steps=50"));
+        let (code, said) =
+            run(&place, &format!("train run.toml --out {name} {settings} --set eval.max_episode_steps=50"));
         assert_eq!(code, 0, "{said}");
         let (code, said) = run(&place, &format!("export {name} --format onnx --out {name}.onnx"));
         assert_eq!(code, 0, "{said}");
