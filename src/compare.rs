@@ -155,7 +155,7 @@ pub struct Aggregate {
 impl Aggregate {
     /// Mean, median, interquartile mean and optimality gap of a group.
     pub fn estimates(scores: &[Vec<f64>]) -> Vec<(&'static str, Estimate)> {
-        let gap: (&str, fn(&[Vec<f64>]) -> f64) = ("optimality gap", stats::optimality_gap);
+        let gap: (&str, stats::Statistic) = ("optimality gap", stats::optimality_gap);
         let all = stats::STATISTICS.into_iter().chain([gap]);
         all.map(|(name, statistic)| (name, Estimate::of(scores, statistic))).collect()
     }

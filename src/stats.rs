@@ -9,8 +9,11 @@ use crate::envs::rng::NumpyRng;
 /// Resamples behind the intervals of a table.
 pub const RESAMPLES: usize = 10_000;
 
+/// A number that sums up `scores[task][run]`.
+pub type Statistic = fn(&[Vec<f64>]) -> f64;
+
 /// The statistics of a table, by name.
-pub const STATISTICS: [(&str, fn(&[Vec<f64>]) -> f64); 3] = [("mean", mean), ("median", median), ("IQM", iqm)];
+pub const STATISTICS: [(&str, Statistic); 3] = [("mean", mean), ("median", median), ("IQM", iqm)];
 
 /// Mean over tasks of the mean over runs.
 pub fn mean(scores: &[Vec<f64>]) -> f64 {

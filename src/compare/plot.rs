@@ -16,6 +16,9 @@ use super::{Aggregate, Axis, Comparison, Curve, Estimate};
 use crate::checkpoint::write_whole;
 use crate::stats::{self, STATISTICS};
 
+/// A label, its colour's number and its estimate.
+type IntervalRow = (String, usize, Estimate);
+
 /// Okabe and Ito's colours, which remain apart for colour-blind eyes; the yellow, faint on white, comes last.
 const COLORS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -314,8 +317,8 @@ impl<'a> Plots<'a> {
         Ok(())
     }
 
-    /// Panels of interval estimates: title, and a row for each label.
-    fn intervals(&self) -> Vec<(String, Vec<(String, usize, Estimate)>)> {
+    /// Panels of interval estimates, each with its title.
+    fn intervals(&self) -> Vec<(String, Vec<IntervalRow>)> {
         let number = |label: &str| self.labels.iter().position(|&other| other == label).unwrap_or(0);
         if let Some(aggregate) = &self.comparison.aggregate {
             let all: Vec<_> =
@@ -331,7 +334,7 @@ impl<'a> Plots<'a> {
                 .collect();
         }
         let groups = &self.comparison.groups;
-        let panel = |(name, statistic): &(&str, fn(&[Vec<f64>]) -> f64)| {
+        let panel = |(name, statistic): &(&str, stats::Statistic)| {
             let row = |group: &super::Group| (group.label.clone(), number(&group.label), group.estimate(*statistic));
             (format!("{name}, {}", groups[0].env), groups.iter().map(row).collect())
         };
