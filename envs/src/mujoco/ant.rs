@@ -95,6 +95,8 @@ impl Ant {
 }
 
 impl Rules for Ant {
+    const CONTACT_FORCES: bool = true;
+
     fn reset(&self, sim: &mut Simulation, rng: &mut NumpyRng) {
         sim.reset_noisy(rng, self.reset_noise_scale, Noise::Normal);
     }

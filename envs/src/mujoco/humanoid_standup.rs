@@ -39,6 +39,8 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
 }
 
 impl Rules for HumanoidStandup {
+    const CONTACT_FORCES: bool = true;
+
     fn reset(&self, sim: &mut Simulation, rng: &mut NumpyRng) {
         sim.reset_noisy(rng, self.reset_noise_scale, Noise::Uniform);
     }

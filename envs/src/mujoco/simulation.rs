@@ -143,10 +143,13 @@ impl Simulation {
         self.data.forward();
     }
 
-    /// Applies an action for one step of the environment, then has MuJoCo compute the contact forces.
-    pub fn step(&mut self, action: &[f32]) {
+    /// Applies an action for one step of the environment, then has MuJoCo compute the contact forces, if they are read:
+    /// nothing else depends on them.
+    pub fn step(&mut self, action: &[f32], contact_forces: bool) {
         self.integrate(action);
-        self.data.rne_post_constraint();
+        if contact_forces {
+            self.data.rne_post_constraint();
+        }
         if matches!(self.warning, Warning::None) {
             self.notice();
         }

@@ -8,6 +8,9 @@ pub type Info = Vec<(&'static str, f64)>;
 
 /// The rules of a task: how it starts, what it shows, what it pays.
 pub trait Rules: Send + 'static {
+    /// Whether observation or reward reads the contact forces (`cfrc_ext`), which MuJoCo computes on request only.
+    const CONTACT_FORCES: bool = false;
+
     /// Draws a first state.
     fn reset(&self, sim: &mut Simulation, rng: &mut NumpyRng);
 
@@ -56,7 +59,7 @@ impl<R: Rules> Task for Mujoco<R> {
 
     fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> (f64, bool) {
         let before = self.place;
-        self.sim.step(action);
+        self.sim.step(action, R::CONTACT_FORCES);
         self.place = self.rules.place(&self.sim);
         let velocity = std::array::from_fn(|i| (self.place[i] - before[i]) / self.sim.dt);
         self.rules.observe(&self.sim, Writer(next_obs));
