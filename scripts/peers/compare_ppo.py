@@ -126,7 +126,7 @@ def main():
         "Made by `python3 scripts/peers/compare_ppo.py` from the presets in `configs/ppo/`; MuJoCo: 8 environments x 256 steps,",
         "minibatch 64, 10 epochs, 3e-4, observations and rewards normalised, one thread each, both agents with the same settings.",
         "Mean over seeds with a bootstrap 95 % interval; `deterministic` is the mean of 10 episodes after the last step,",
-        "`training` the mean of the last 100 training episodes. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
+        "`training` the mean of the last 100 training episodes. Rates are medians of whole runs and depend on what else ran. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
         "",
         "| environment | agent | env steps | seeds | deterministic | training | steps/s, start-up included |",
         "|---|---|---|---|---|---|---|",
