@@ -4,7 +4,7 @@
 //! its own random stream: the same bits for any number of threads.
 
 use bregman_envs::rng::{NumpyRng, Seed};
-use bregman_envs::{EnvError, Episode, Lane, LaneState, Outcome, lanes};
+use bregman_envs::{EnvError, Episode, Lane, LaneState, LaneStep, Outcome, lanes};
 use rayon::prelude::*;
 
 use crate::learner::{Array, LearnError, Setup, Snapshot};
@@ -76,6 +76,21 @@ impl Transitions {
     }
 }
 
+/// One step of every lane, in the order of lanes: what a learner keeps that acts and learns in turn.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Steps {
+    /// Observations as the environments gave them, `[N, obs_dim]`.
+    pub obs: Vec<f32>,
+    /// Actions as drawn, before they were bounded, `[N, action row]`.
+    pub action: Vec<f32>,
+    /// Rewards and ends, `[N]`.
+    pub outcome: Vec<Outcome>,
+    /// The true successors, `[N, obs_dim]`: after an end, not what the lane shows next.
+    pub next_obs: Vec<f32>,
+    /// Episodes that ended.
+    pub episodes: Vec<Episode>,
+}
+
 /// Lanes, and the streams from which their actions are drawn.
 pub struct Runner {
     lanes: Vec<Lane>,
@@ -120,6 +135,28 @@ impl Runner {
             episodes.extend(finished);
         }
         Ok((all, episodes))
+    }
+
+    /// One step of every lane under a policy, for learners that change it after every step. The same actions from the
+    /// same streams as by [`rollout`](Runner::rollout).
+    pub fn step<P: Act>(&mut self, policy: &P, workers: &Workers) -> Result<Steps, EnvError> {
+        let work = |scratch: &mut P::Scratch, (lane, rng): (&mut Lane, &mut NumpyRng)| step(lane, rng, policy, scratch);
+        let taken: Result<Vec<_>, EnvError> = if self.parallel && workers.parallel() && self.lanes.len() > 1 {
+            let lanes = self.lanes.par_iter_mut().zip(&mut self.noise);
+            workers.run(|| lanes.map_init(P::Scratch::default, work).collect())
+        } else {
+            let mut scratch = P::Scratch::default();
+            self.lanes.iter_mut().zip(&mut self.noise).map(|lane| work(&mut scratch, lane)).collect()
+        };
+        let mut all = Steps::default();
+        for mut lane in taken? {
+            all.obs.append(&mut lane.obs);
+            all.action.append(&mut lane.action);
+            all.outcome.append(&mut lane.outcome);
+            all.next_obs.append(&mut lane.next_obs);
+            all.episodes.append(&mut lane.episodes);
+        }
+        Ok(all)
     }
 
     /// What the environments have to report, each once.
@@ -210,4 +247,98 @@ fn walk<P: Act>(
         }
     }
     Ok((steps, episodes))
+}
+
+/// One step of one lane.
+fn step<P: Act>(lane: &mut Lane, rng: &mut NumpyRng, policy: &P, scratch: &mut P::Scratch) -> Result<Steps, EnvError> {
+    let single = |row: &[f64]| row.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let obs = single(lane.obs());
+    let mut seen = vec![0.0; obs.len()];
+    policy.see(lane.obs(), &mut seen);
+    let mut action = vec![0.0; lane.env().spec().action_space.row_len()];
+    policy.sample(&seen, rng, scratch, &mut action);
+    let mut sent = action.clone();
+    policy.bound(&mut sent);
+    let mut next_obs = vec![0.0; obs.len()];
+    let LaneStep { outcome, finished } = lane.step(&sent, &mut next_obs)?;
+    let next_obs = single(&next_obs);
+    Ok(Steps { obs, action, outcome: vec![outcome], next_obs, episodes: finished.into_iter().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::Budget;
+    use bregman_envs::{ActionSpace, EnvConfig, Registry};
+
+    /// Draws actions evenly; sees what there is.
+    struct Even(ActionSpace);
+
+    impl Act for Even {
+        type Scratch = ();
+
+        fn see(&self, obs: &[f64], seen: &mut [f32]) {
+            seen.iter_mut().zip(obs).for_each(|(y, &x)| *y = x as f32);
+        }
+
+        fn sample(&self, _: &[f32], rng: &mut NumpyRng, (): &mut (), action: &mut [f32]) -> f32 {
+            self.0.sample(rng, action);
+            0.0
+        }
+
+        fn mode(&self, _: &[f32], (): &mut (), action: &mut [f32]) {
+            action.fill(0.0);
+        }
+
+        fn bound(&self, action: &mut [f32]) {
+            self.0.clip(action);
+        }
+    }
+
+    #[test]
+    fn stepping_takes_the_steps_of_a_rollout_and_shows_true_successors() {
+        // CartPole falls after some 20 random steps: 60 steps of 3 lanes see both ends and restarts.
+        const T: usize = 60;
+        let setup = Setup {
+            seed: 5,
+            threads: 1,
+            env: EnvConfig { num_envs: 3, max_episode_steps: Some(25), ..EnvConfig::new("CartPole-v1") },
+            envs: Registry::default(),
+            budget: Budget::EnvSteps(1),
+            histograms: false,
+        };
+        let policy = Even(ActionSpace::Discrete { n: 2 });
+        let runner = || Runner::new(&setup).expect("it is made");
+        let workers = |threads| Workers::new(threads).expect("threads start");
+        let (rows, episodes) = runner().rollout(&policy, T, &workers(1)).expect("it runs");
+        let (mut serial, mut parallel) = (runner(), runner());
+        let (one, two) = (workers(1), workers(2));
+        let mut finished = Vec::new();
+        let (mut cut, mut ended) = (0, 0);
+        for t in 0..T {
+            let steps = serial.step(&policy, &one).expect("it steps");
+            assert_eq!(steps, parallel.step(&policy, &two).expect("it steps"));
+            for lane in 0..3 {
+                let row = lane * T + t;
+                let next = &steps.next_obs[4 * lane..][..4];
+                assert_eq!(steps.obs[4 * lane..][..4], rows.obs[4 * row..][..4]);
+                assert_eq!(steps.action[lane], rows.action[row]);
+                assert_eq!(steps.outcome[lane], rows.outcome[row]);
+                if let Ok(at) = rows.cut_rows.binary_search(&row) {
+                    assert_eq!(next, &rows.cut_obs[4 * at..][..4]);
+                    cut += 1;
+                } else if steps.outcome[lane].terminated {
+                    // Fallen: the cart is off the track or the pole past 12 degrees, as no first observation is.
+                    assert!(next[0].abs() > 2.4 || next[2].abs() > 0.209, "{next:?}");
+                    ended += 1;
+                } else {
+                    assert_eq!(next, &rows.obs[4 * (row + 1)..][..4]);
+                }
+            }
+            finished.extend(steps.episodes);
+        }
+        assert!(cut > 3 && ended > 0, "{cut} cut, {ended} ended");
+        finished.sort_by_key(|episode| episode.lane);
+        assert_eq!(finished, episodes);
+    }
 }
