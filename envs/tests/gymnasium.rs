@@ -301,13 +301,14 @@ fn python_is_that_of_the_virtual_environment() {
 #[test]
 fn ctrl_c_is_left_to_the_program() {
     drop(make(&config("probes/Line-v0")));
-    let default = pyo3::Python::attach(|py| {
+    // A process started in the background ignores the signal from its start, so any answer but Python's own will do.
+    let taken = pyo3::Python::attach(|py| {
         use pyo3::types::PyAnyMethods;
         let signal = py.import("signal").expect("always there");
         let handler = signal.call_method1("getsignal", (signal.getattr("SIGINT")?,))?;
-        handler.eq(signal.getattr("SIG_DFL")?)
+        handler.eq(signal.getattr("default_int_handler")?)
     });
-    assert!(default.expect("Python answers"));
+    assert!(!taken.expect("Python answers"));
 }
 
 /// What making an environment says with another virtual environment, in a process of its own: Python starts only once.
