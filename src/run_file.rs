@@ -206,6 +206,14 @@ impl RunFile {
         }
     }
 
+    /// What the budget counts, the unit of every `every`: the key's name.
+    pub fn budget_unit(&self) -> &'static str {
+        match self.budget {
+            Budget::EnvSteps(_) => "env_steps",
+            Budget::GradSteps(_) => "grad_steps",
+        }
+    }
+
     /// As TOML, complete.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
@@ -269,6 +277,8 @@ fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
     let message = error.message();
     let mut names = message.split('`').skip(1).step_by(2);
     let parent = if path.is_empty() || path == "." { "" } else { path };
+    // A budget's unit is a variant to serde and a key to the reader.
+    let variant = message.starts_with("unknown variant") && !parent.starts_with("budget");
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
         let unknown = names.next().unwrap_or_default();
         let known: Vec<&str> = names.collect();
@@ -276,8 +286,14 @@ fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("there are {}", known.join(", ")),
         };
+        if variant {
+            return BadInput(format!("`{parent}` cannot be \"{unknown}\"; {hint}"));
+        }
         let key = if parent.ends_with(unknown) { parent.to_string() } else { join(parent, unknown) };
         return BadInput(format!("unknown key `{key}`; {hint}"));
+    }
+    if parent == "budget" && message.starts_with("wanted exactly 1 element") {
+        return BadInput("`budget` holds exactly one of `env_steps` and `grad_steps`".into());
     }
     let message = message
         .replace("expected f64", "expected a number")

@@ -32,7 +32,8 @@ fn run_files() {
         "--set agent.ppo.batch_size=301",
         "error: agent.ppo: `batch_size = 301`: at most num_steps × num_envs = 300, the rows of a rollout",
     );
-    same("--set budget.grad_steps=5", "error: run.toml: `budget`: wanted exactly 1 element, more than 1 element");
+    same("--set budget.grad_steps=5", "error: run.toml: `budget` holds exactly one of `env_steps` and `grad_steps`");
+    same("--set env.backend=nativ", "error: run.toml: `env.backend` cannot be \"nativ\"; did you mean `native`?");
     same("--set checkpoint.keep=0", "error: run.toml: `checkpoint.keep = 0`: at least 1");
     same("--set device=cuda:0", "error: run.toml: `device = \"cuda:0\"`: this version trains on \"cpu\"");
     assert!(refusal("kwargs", "--set env.kwargs.gravity=3").contains("gravity"));
