@@ -1,8 +1,8 @@
 //! Checkpoints on disk: whole or absent.
 //!
 //! A checkpoint is a folder `checkpoints/00204800/` with `manifest.json` and `learner.safetensors`. It is written under a
-//! temporary name, synced and renamed. The manifest carries the hash of everything beside it, and the length of every log at
-//! that moment, so that a resumed run can cut them back.
+//! temporary name, synced and renamed. The manifest carries the hash of everything beside it and of itself, and the length of
+//! every log at that moment, so that a resumed run can cut them back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::agents::learner::{Array, Progress, Snapshot};
+use crate::error::bad_input;
 
 /// The layout of manifests; a reader refuses any other.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a checkpoint says beside the learner's arrays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Manifest {
     pub format: u32,
     /// Version of the library that wrote it.
     pub version: String,
+    /// The resolved run file it was trained under.
+    pub run_file: String,
     /// Where the run stands, in the budget's unit; also the folder's name.
     pub position: u64,
     /// The learner's counters.
@@ -38,6 +41,15 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileHash>,
     /// The learner's counters and streams.
     pub learner: serde_json::Map<String, serde_json::Value>,
+    /// SHA-256 of the manifest's text with this left empty.
+    pub sha256: String,
+}
+
+/// What every layout of a manifest has.
+#[derive(Deserialize)]
+struct Layout {
+    format: u32,
+    version: String,
 }
 
 /// What the loop remembers.
@@ -64,16 +76,24 @@ pub struct FileHash {
 
 impl Manifest {
     /// A manifest of this library; files and learner state are filled in by [`write`].
-    pub fn new(position: u64, progress: Progress, run: RunState, logs: BTreeMap<String, u64>) -> Manifest {
+    pub fn new(
+        run_file: String,
+        position: u64,
+        progress: Progress,
+        run: RunState,
+        logs: BTreeMap<String, u64>,
+    ) -> Manifest {
         Manifest {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
+            run_file,
             position,
             progress,
             run,
             logs,
             files: BTreeMap::new(),
             learner: serde_json::Map::new(),
+            sha256: String::new(),
         }
     }
 }
@@ -93,6 +113,8 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
         manifest.files.insert("learner.safetensors".into(), hash(&arrays));
         manifest.learner = snapshot.state.clone();
         write_synced(&temporary.join("learner.safetensors"), &arrays)?;
+        manifest.sha256.clear();
+        manifest.sha256 = hash(&serde_json::to_vec_pretty(&manifest)?).sha256;
         write_synced(&temporary.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
         File::open(&temporary)?.sync_all()?;
         if place.exists() {
@@ -132,14 +154,23 @@ pub fn positions(run: &Path) -> Vec<u64> {
 /// Reads and verifies a checkpoint.
 ///
 /// # Errors
-/// A file that is missing, truncated or altered, or a manifest of another layout, in a sentence.
+/// A file that is missing, truncated or altered, in a sentence; [`BadInput`](crate::BadInput) for a manifest of another layout.
 pub fn read(run: &Path, position: u64) -> Result<(Manifest, Snapshot)> {
     let place = folder(run, position);
     let read =
         |name: &str| fs::read(place.join(name)).with_context(|| format!("reading {}", place.join(name).display()));
-    let manifest: Manifest = serde_json::from_slice(&read("manifest.json")?)
-        .with_context(|| format!("{} is damaged", place.join("manifest.json").display()))?;
-    ensure!(manifest.format == FORMAT, "{}: layout {} is not {FORMAT}", place.display(), manifest.format);
+    let text = read("manifest.json")?;
+    if let Ok(Layout { format, version }) = serde_json::from_slice(&text)
+        && format != FORMAT
+    {
+        let place = place.display();
+        bad_input!("{place} has layout {format}, of version {version}; this version reads layout {FORMAT}");
+    }
+    let file = place.join("manifest.json");
+    let manifest: Manifest = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    // The text is hashed as it is, not as it is understood: no byte of it can change unnoticed.
+    let open = String::from_utf8_lossy(&text).replacen(&manifest.sha256, "", 1);
+    ensure!(hash(open.as_bytes()).sha256 == manifest.sha256, "{} was altered", file.display());
     let Some(expected) = manifest.files.get("learner.safetensors") else {
         bail!("{}: the manifest names no learner.safetensors", place.display());
     };
@@ -160,7 +191,14 @@ pub fn read(run: &Path, position: u64) -> Result<(Manifest, Snapshot)> {
 /// Sets a damaged checkpoint aside, under a name that is not read again.
 pub fn set_aside(run: &Path, position: u64) -> Result<()> {
     let place = folder(run, position);
-    fs::rename(&place, place.with_extension("damaged")).with_context(|| format!("setting {} aside", place.display()))
+    let aside = place.with_extension("damaged");
+    let attempt = || {
+        if aside.exists() {
+            fs::remove_dir_all(&aside)?;
+        }
+        fs::rename(&place, &aside)
+    };
+    attempt().with_context(|| format!("setting {} aside", place.display()))
 }
 
 /// Removes all checkpoints but the last `keep` and the one at `best`, and leftovers of interrupted writing.
@@ -246,8 +284,8 @@ mod tests {
     fn write_at(run: &Path, position: u64) {
         let state = RunState { recent: [(0.1 + 0.2, 3)].into(), ..Default::default() };
         let logs = BTreeMap::from([("metrics.csv".to_string(), 12)]);
-        write(run, Manifest::new(position, Progress::default(), state, logs), &snapshot(position as f32))
-            .expect("written");
+        let manifest = Manifest::new("seed = 1".into(), position, Progress::default(), state, logs);
+        write(run, manifest, &snapshot(position as f32)).expect("written");
     }
 
     #[test]
@@ -256,6 +294,7 @@ mod tests {
         write_at(&run, 300);
         let (manifest, read_back) = read(&run, 300).expect("it is whole");
         assert_eq!(read_back, snapshot(300.0));
+        assert_eq!(manifest.run_file, "seed = 1");
         assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
     }
 

@@ -90,11 +90,15 @@ pub fn build(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learner>> {
 
 /// Reads the run file of a run directory, changed by patches.
 pub fn read_run(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<RunFile> {
-    let path = dir.join("run.toml");
-    if !path.is_file() {
+    check_holds_run(dir)?;
+    RunFile::read(&dir.join("run.toml"), patches, bregman)
+}
+
+fn check_holds_run(dir: &Path) -> Result<()> {
+    if !dir.join("run.toml").is_file() {
         bad_input!("{} holds no run: there is no run.toml", dir.display());
     }
-    RunFile::read(&path, patches, bregman)
+    Ok(())
 }
 
 /// Whether the last whole checkpoint in `dir`, begun as `before`, leaves `run` nothing to do.
@@ -161,13 +165,13 @@ impl Training {
 
     /// Goes on with a run from its last whole checkpoint. What is worth saying on the way is printed.
     pub fn resume(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Training> {
-        let before = read_run(dir, &[], bregman)?;
-        let run = read_run(dir, patches, bregman)?;
-        run.check_resumes(&before)?;
+        check_holds_run(dir)?;
         let lock = hold(dir)?;
-        let mut learner = build(&run, bregman)?;
-        checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         let Some((mut manifest, snapshot)) = last_whole(dir)? else {
+            let run = read_run(dir, patches, bregman)?;
+            run.check_resumes(&read_run(dir, &[], bregman)?)?;
+            let learner = build(&run, bregman)?;
+            checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
             eprintln!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
             return Training::new(run, dir, learner, bregman, None, lock);
         };
@@ -179,11 +183,17 @@ impl Training {
                 env!("CARGO_PKG_VERSION")
             );
         }
+        // What it was trained under, whatever has become of run.toml since.
+        let before = RunFile::check(toml::from_str(&manifest.run_file)?, bregman)?;
+        let run = read_run(dir, patches, bregman)?;
+        run.check_resumes(&before)?;
+        let mut learner = build(&run, bregman)?;
         for sentence in learner.load(&snapshot).with_context(|| dir.display().to_string())? {
             eprintln!("{sentence}");
         }
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
-        eprintln!("going on from {} environment steps", manifest.progress.env_steps);
+        checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
+        eprintln!("going on from {} {}", manifest.position, run.budget_unit());
         Training::new(run, dir, learner, bregman, Some(manifest), lock)
     }
 
@@ -249,7 +259,7 @@ impl Training {
     pub fn train(&mut self) -> Result<Ending> {
         while !self.finished() {
             self.iterate()?;
-            if interrupted() {
+            if interrupted() && !self.finished() {
                 self.save()?;
                 self.console.finish();
                 return Ok(Ending::Interrupted);
@@ -326,7 +336,8 @@ impl Training {
 
     fn save(&mut self) -> Result<()> {
         let logs = self.logs.sync()?;
-        let manifest = Manifest::new(self.position(), self.learner.progress(), self.state.clone(), logs);
+        let (run_file, progress) = (self.run.to_toml()?, self.learner.progress());
+        let manifest = Manifest::new(run_file, self.position(), progress, self.state.clone(), logs);
         checkpoint::write(&self.dir, manifest, &self.learner.save())?;
         checkpoint::rotate(&self.dir, self.run.checkpoint.keep, self.state.best.map(|(_, position)| position))
     }
@@ -366,6 +377,8 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
     for &position in positions.iter().rev() {
         match checkpoint::read(dir, position) {
             Ok(found) => return Ok(Some(found)),
+            // Whole, but not for this version.
+            Err(error) if error.is::<BadInput>() => return Err(error),
             Err(error) => {
                 eprintln!("{error:#}; going back to the checkpoint before it");
                 checkpoint::set_aside(dir, position)?;
