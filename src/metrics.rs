@@ -18,7 +18,7 @@ pub const LOOP: &[(&str, &str)] = &[
 /// Names and meanings of the numbers that depend on the clock; they stand in `timing.csv` and TensorBoard only.
 pub const TIMING: &[(&str, &str)] = &[
     ("time/seconds", "seconds since the run started, over all its sittings"),
-    ("time/fps", "environment steps per second in the last iteration, evaluation left out"),
+    ("time/fps", "steps per second in the last iteration, in the budget's unit, evaluation left out"),
 ];
 
 /// The columns of an agent's `metrics.csv`.

@@ -14,6 +14,8 @@ use crate::envs::Episode;
 pub struct Row<'a> {
     /// Counters after the iteration.
     pub progress: Progress,
+    /// Where the run stands, in the budget's unit: TensorBoard's x axis.
+    pub position: u64,
     /// The loop's, the agent's and the evaluation's numbers.
     pub metrics: &'a Metrics,
     /// Episodes that finished.
@@ -22,6 +24,6 @@ pub struct Row<'a> {
     pub histograms: &'a [(String, Vec<f32>)],
     /// Seconds since the run started.
     pub seconds: f64,
-    /// Environment steps per second in the iteration.
+    /// Steps per second in the iteration, in the budget's unit.
     pub fps: f64,
 }

@@ -1,6 +1,6 @@
 //! The training loop: step, log, evaluate, save, until the budget is spent.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -209,7 +209,7 @@ impl Training {
         let (tensorboard, shown) = (run.observe.tensorboard, run.observe.console);
         let (logs, state) = match manifest {
             Some(manifest) => (Logs::open(dir, columns, tensorboard, &manifest.logs)?, manifest.run),
-            None => (Logs::create(dir, columns, tensorboard)?, RunState::default()),
+            None => (Logs::open(dir, columns, tensorboard, &BTreeMap::new())?, RunState::default()),
         };
         let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
         if shown {
@@ -271,12 +271,12 @@ impl Training {
 
     /// One iteration, with the evaluation, checkpoint and policy that fall due at its end.
     fn iterate(&mut self) -> Result<()> {
-        let (began, before, steps_before) = (Instant::now(), self.position(), self.learner.progress().env_steps);
+        let (began, before) = (Instant::now(), self.position());
         let report = self.learner.step().map_err(|e| self.failure(e.into()))?;
         report.warnings.iter().for_each(|warning| self.console.print(warning));
         let progress = self.learner.progress();
-        let fps = (progress.env_steps - steps_before) as f64 / began.elapsed().as_secs_f64();
         let now = self.position();
+        let fps = (now - before) as f64 / began.elapsed().as_secs_f64();
         let due = |every: u64| now / every > before / every;
 
         let mut metrics = self.rollout_metrics(&report);
@@ -288,6 +288,7 @@ impl Training {
         self.state.seconds = self.seconds();
         let row = Row {
             progress,
+            position: now,
             metrics: &metrics,
             episodes: &report.episodes,
             histograms: &report.histograms,
@@ -295,7 +296,7 @@ impl Training {
             fps,
         };
         self.logs.write(&row)?;
-        self.console.show(&row, now);
+        self.console.show(&row);
         if self.run.checkpoint.snapshot_every.is_some_and(due) {
             checkpoint::write_arrays(&self.policy_path(now), &self.learner.policy())?;
         }

@@ -1,11 +1,16 @@
-//! What a run directory has to survive: alterations and second thoughts.
+//! What a run directory has to survive: alterations, second thoughts, and agents that log what they do not declare.
 
 mod common;
 
 use std::path::Path;
 
-use bregman::checkpoint;
+use bregman::agents::learner::*;
+use bregman::agents::registry::{AgentConfig, AgentEntry};
+use bregman::run_file::RunFile;
+use bregman::train::Training;
+use bregman::{Bregman, checkpoint};
 use common::{PENDULUM, folder, run, write};
+use serde::{Deserialize, Serialize};
 
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).expect("it is there")
@@ -70,4 +75,114 @@ fn settings_changed_by_hand_are_refused_as_those_changed_by_set() {
     change(&place.join("r/run.toml"), "gamma = 0.99", "gamma = 0.9");
     let (code, said) = run(&place, "train --resume r --set budget.env_steps=600");
     assert!(code == 2 && said.contains("`agent.ppo.gamma` was 0.99 and would be 0.9"), "{said}");
+}
+
+#[test]
+fn a_lost_log_begins_anew_with_its_header_and_that_is_said() {
+    let place = folder("lost-log");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=600").0, 0);
+    let metrics = place.join("r/metrics.csv");
+    let header = text(&metrics).lines().next().expect("a header").to_string();
+    std::fs::remove_file(&metrics).expect("it is there");
+    let (code, said) = run(&place, "train --resume r --set budget.env_steps=900");
+    assert!(code == 0 && said.contains("r/metrics.csv is shorter than at the checkpoint: rows are missing"), "{said}");
+    assert_eq!(text(&metrics).lines().next(), Some(header.as_str()));
+    assert_eq!(text(&metrics).lines().count(), 2);
+}
+
+/// Steps of the points of `tag`, by TensorBoard's own reader.
+fn tensorboard_steps(place: &Path, tag: &str) -> Vec<u64> {
+    let script = "import sys; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E\n\
+                  e = E('r'); e.Reload(); print(*[p.step for p in e.Scalars(sys.argv[1])])";
+    let python = Path::new(env!("BREGMAN_VENV")).join("bin/python");
+    let output = std::process::Command::new(python).args(["-c", script, tag]).current_dir(place).output();
+    let output = output.expect("Python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|step| step.parse().expect("a step")).collect()
+}
+
+#[test]
+fn tensorboard_keeps_its_points_while_it_is_switched_off() {
+    let place = folder("switched");
+    write(&place, PENDULUM);
+    for command in [
+        "train run.toml --out r --set budget.env_steps=600",
+        "train --resume r --set budget.env_steps=900 --set observe.tensorboard=false",
+        "train --resume r --set budget.env_steps=1200 --set observe.tensorboard=true",
+    ] {
+        let (code, said) = run(&place, command);
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_eq!(tensorboard_steps(&place, "train/approx_kl"), [300, 600, 1200]);
+}
+
+#[test]
+fn the_x_axis_counts_what_the_budget_counts() {
+    let place = folder("axis");
+    let text = PENDULUM.replace("env_steps = 12_000", "grad_steps = 48").replace("3_000", "24");
+    write(&place, &text);
+    let (code, said) = run(&place, "train run.toml --out r");
+    assert_eq!(code, 0, "{said}");
+    // 300 rows in minibatches of 50, 4 times: 24 optimiser steps an iteration.
+    assert_eq!(tensorboard_steps(&place, "eval/mean_reward"), [24, 48]);
+    let (_, said) = run(&place, "train --resume r");
+    assert!(said.contains("--set budget.grad_steps="), "{said}");
+}
+
+/// An agent that logs a number which its entry does not declare.
+#[derive(Default, Serialize, Deserialize, documented::DocumentedFields)]
+#[serde(deny_unknown_fields, default)]
+struct Secretive {
+    /// Nothing.
+    nothing: u32,
+}
+
+impl AgentConfig for Secretive {
+    fn validate(&self) -> Result<(), LearnError> {
+        Ok(())
+    }
+
+    fn build(self, _: &Setup) -> Result<Box<dyn Learner>, LearnError> {
+        Ok(Box::new(self))
+    }
+}
+
+impl Learner for Secretive {
+    fn step(&mut self) -> Result<Report, LearnError> {
+        let mut report = Report::default();
+        report.metrics.add("train/secret", 1.0);
+        Ok(report)
+    }
+
+    fn progress(&self) -> Progress {
+        Progress::default()
+    }
+
+    fn evaluate(&mut self, _: &EvalRequest) -> Result<Evaluation, LearnError> {
+        Ok(Evaluation::default())
+    }
+
+    fn save(&self) -> Snapshot {
+        Snapshot::default()
+    }
+
+    fn load(&mut self, _: &Snapshot) -> Result<Vec<String>, LearnError> {
+        Ok(vec![])
+    }
+
+    fn policy(&self) -> Snapshot {
+        Snapshot::default()
+    }
+}
+
+#[test]
+fn a_number_that_is_not_declared_is_an_error() {
+    let mut bregman = Bregman::default();
+    bregman.agents.add(AgentEntry::of::<Secretive>("secretive", "Logs more than it says.", &[]));
+    let text = "[budget]\nenv_steps = 10\n[env]\nid = \"Pendulum-v1\"\n[agent.secretive]\n[observe]\nconsole = false\n";
+    let run = RunFile::check(toml::from_str(text).expect("TOML"), &bregman).expect("it is right");
+    let mut training = Training::start(run, &folder("secretive").join("r"), &bregman).expect("it starts");
+    let error = training.train().expect_err("refused").to_string();
+    assert!(error.contains("`train/secret` is logged and not declared"), "{error}");
 }

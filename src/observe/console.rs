@@ -32,14 +32,14 @@ impl Console {
         let console = Console { bar, terminal, shown, printed: Instant::now() };
         console.print(&format!(
             "{:>11} {:>10} {:>18} {:>11} {:>9} {:>9}",
-            "env steps", "steps/s", "evaluation", "training", "KL", "value R²"
+            "steps", "steps/s", "evaluation", "training", "KL", "value R²"
         ));
         console
     }
 
     /// Shows an iteration.
-    pub fn show(&mut self, row: &Row, position: u64) {
-        self.bar.set_position(position);
+    pub fn show(&mut self, row: &Row) {
+        self.bar.set_position(row.position);
         self.bar.set_message(format!("{:.0} steps/s", row.fps));
         let number =
             |name: &str, digits: usize| row.metrics.get(name).map_or("-".into(), |value| format!("{value:.digits$}"));
@@ -52,7 +52,7 @@ impl Console {
             };
             self.print(&format!(
                 "{:>11} {:>10.0} {evaluation:>18} {:>11} {:>9} {:>9}",
-                row.progress.env_steps,
+                row.position,
                 row.fps,
                 number("rollout/ep_rew_mean", 1),
                 number("train/approx_kl", 4),

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Row, tensorboard};
 use crate::metrics::COUNTERS;
@@ -24,47 +24,41 @@ pub struct Logs {
     episodes: Log,
     timing: Log,
     events: Option<Log>,
+    tensorboard: bool,
 }
 
 impl Logs {
-    /// Starts the files of a fresh run, headers written.
-    pub fn create(run: &Path, columns: Vec<&'static str>, tensorboard: bool) -> Result<Logs> {
-        let mut logs = Logs::open(run, columns, tensorboard, &BTreeMap::new())?;
-        let header = logs.columns.join(",");
-        logs.metrics_csv.append(format!("{header}\n").as_bytes())?;
-        logs.episodes.append(b"env_steps,env,reward,length\n")?;
-        logs.timing.append(b"iteration,env_steps,seconds,fps\n")?;
-        Ok(logs)
-    }
-
-    /// Opens the files of a run, each cut back to its length in `lengths`; a file that is not named there starts empty.
+    /// Opens the files of a run, each cut back to its length in `lengths`; a file that is not named there starts anew, with
+    /// its header. TensorBoard's file is kept in step while it is switched off, so that it can be switched on again.
     pub fn open(
         run: &Path,
         columns: Vec<&'static str>,
         tensorboard: bool,
         lengths: &BTreeMap<String, u64>,
     ) -> Result<Logs> {
-        let open = |name: &str| Log::open(run.join(name), lengths.get(name).copied().unwrap_or(0));
-        let mut events = if tensorboard { Some(open(EVENTS)?) } else { None };
-        if let Some(events) = events.as_mut().filter(|events| events.len == 0) {
-            events.append(&tensorboard::file_version()?)?;
-        }
+        let open =
+            |name: &str, header: &[u8]| Log::open(run.join(name), lengths.get(name).copied().unwrap_or(0), header);
+        let wanted = tensorboard || lengths.contains_key(EVENTS);
         Ok(Logs {
+            metrics_csv: open("metrics.csv", format!("{}\n", columns.join(",")).as_bytes())?,
+            metrics_jsonl: open("metrics.jsonl", b"")?,
+            episodes: open("episodes.csv", b"env_steps,env,reward,length\n")?,
+            timing: open("timing.csv", b"iteration,env_steps,seconds,fps\n")?,
+            events: if wanted { Some(open(EVENTS, &tensorboard::file_version()?)?) } else { None },
             columns,
-            metrics_csv: open("metrics.csv")?,
-            metrics_jsonl: open("metrics.jsonl")?,
-            episodes: open("episodes.csv")?,
-            timing: open("timing.csv")?,
-            events,
+            tensorboard,
         })
     }
 
     /// Appends an iteration to every file.
+    ///
+    /// # Errors
+    /// A number that has no column, since it would be missing in `metrics.csv` and in the documentation.
     pub fn write(&mut self, row: &Row) -> Result<()> {
         let progress = row.progress;
         let counters = [progress.iterations, progress.env_steps, progress.grad_steps, progress.episodes];
         for (name, _) in row.metrics.iter() {
-            debug_assert!(self.columns.contains(&name), "`{name}` is logged and not declared");
+            ensure!(self.columns.contains(&name), "`{name}` is logged and not declared in the agent's entry");
         }
         let cells = self.columns[COUNTERS.len()..].iter().map(|name| row.metrics.get(name));
         let cells = cells.map(|cell| cell.map_or(String::new(), |value| value.to_string()));
@@ -82,9 +76,9 @@ impl Logs {
         let timing = format!("{},{},{:.3},{:.0}\n", progress.iterations, progress.env_steps, row.seconds, row.fps);
         self.timing.append(timing.as_bytes())?;
 
-        if let Some(events) = &mut self.events {
+        if let Some(events) = self.events.as_mut().filter(|_| self.tensorboard) {
             let times = [("time/seconds", row.seconds), ("time/fps", row.fps)];
-            let event = tensorboard::event(progress.env_steps, row.metrics.iter().chain(times), row.histograms)?;
+            let event = tensorboard::event(row.position, row.metrics.iter().chain(times), row.histograms)?;
             events.append(&event)?;
         }
         Ok(())
@@ -105,17 +99,23 @@ struct Log {
 }
 
 impl Log {
-    fn open(path: PathBuf, len: u64) -> Result<Log> {
-        let open = || -> std::io::Result<File> {
+    fn open(path: PathBuf, len: u64, header: &[u8]) -> Result<Log> {
+        let open = || -> std::io::Result<(File, u64)> {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            let len = len.min(file.metadata()?.len());
-            file.set_len(len)?;
+            let there = file.metadata()?.len();
+            file.set_len(len.min(there))?;
             file.seek(SeekFrom::End(0))?;
-            Ok(file)
+            Ok((file, there))
         };
-        let file = open().with_context(|| format!("opening {}", path.display()))?;
-        let len = file.metadata().with_context(|| format!("opening {}", path.display()))?.len();
-        Ok(Log { path, file, len })
+        let (file, there) = open().with_context(|| format!("opening {}", path.display()))?;
+        if there < len {
+            eprintln!("{} is shorter than at the checkpoint: rows are missing", path.display());
+        }
+        let mut log = Log { path, file, len: len.min(there) };
+        if log.len == 0 {
+            log.append(header)?;
+        }
+        Ok(log)
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {

@@ -17,7 +17,7 @@ pub fn file_version() -> io::Result<Vec<u8>> {
     record(event)
 }
 
-/// One event with all numbers and histograms of an iteration, at `step` environment steps.
+/// One event with all numbers and histograms of an iteration, at `step` of the x axis.
 pub fn event<'a>(
     step: u64,
     scalars: impl Iterator<Item = (&'a str, f64)>,
