@@ -10,7 +10,10 @@ fn main() {
     if let Some(revision) = git(&["describe", "--always", "--dirty"]) {
         println!("cargo:rustc-env=BREGMAN_REVISION={revision}");
     }
-    println!("cargo:rerun-if-changed=build.rs");
+    // Whether there are changes is asked again when the sources change, which builds the program anew anyway.
+    for path in ["build.rs", "Cargo.toml", "src", "agents/src", "envs/src"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
     if let Some(head) =
         git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|path| std::path::Path::new(path).exists())
     {

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -114,8 +116,8 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Compare(args) => compare::compare(&args, bregman)?,
         Command::Report(args) => report::report(&args, bregman)?,
         Command::Export(args) => export::export(&args, bregman)?,
-        Command::List => list(bregman),
-        Command::Show { agent } => show(&agent, bregman)?,
+        Command::List => print(&list(bregman)?)?,
+        Command::Show { agent } => print(&show(&agent, bregman)?)?,
         Command::Env(command) => env_command::run(command, bregman)?,
         Command::Bench(command) => bench::run(command, bregman)?,
         Command::Doctor => return Ok(if crate::doctor::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
@@ -140,7 +142,8 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     };
     let at = dir.display();
     if training.finished() {
-        eprintln!("the run in {at} is finished; a larger budget makes it go on: --set budget.env_steps=…");
+        let unit = training.run_file().budget_unit();
+        eprintln!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
         return Ok(ExitCode::SUCCESS);
     }
     Ok(match training.train()? {
@@ -150,12 +153,14 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
         }
         Ending::Finished => {
             let seconds = training.seconds();
-            println!("finished in {:.0} min {:02.0} s: {at}", (seconds / 60.0).floor(), (seconds % 60.0).floor());
+            let (minutes, rest) = ((seconds / 60.0).floor(), (seconds % 60.0).floor());
+            let mut text = format!("finished in {minutes:.0} min {rest:02.0} s: {at}\n");
             if let Some((best, position)) = training.best() {
-                println!("best evaluation: {best:.1} at {position} steps");
+                writeln!(text, "best evaluation: {best:.1} at {position} steps")?;
             }
-            println!("judge it:   bregman eval {at}");
-            println!("look at it: .venv/bin/tensorboard --logdir {at}");
+            writeln!(text, "judge it:   bregman eval {at}")?;
+            writeln!(text, "look at it: .venv/bin/tensorboard --logdir {at}")?;
+            print(&text)?;
             ExitCode::SUCCESS
         }
     })
@@ -201,30 +206,30 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
             "mean_ep_length": len,
             "rewards": rewards,
         });
-        println!("{object}");
-    } else {
-        let episodes = evaluation.episodes.len();
-        println!(
-            "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}",
-            run.env.id, manifest.progress.env_steps
-        );
+        return print(&format!("{object}\n"));
     }
-    Ok(())
+    let episodes = evaluation.episodes.len();
+    print(&format!(
+        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}\n",
+        run.env.id, manifest.progress.env_steps
+    ))
 }
 
-fn list(bregman: &Bregman) {
-    println!("agents");
+fn list(bregman: &Bregman) -> Result<String> {
+    let mut text = String::new();
+    writeln!(text, "agents")?;
     for agent in bregman.agents.entries() {
-        println!("  {:<28} {}", agent.name, agent.summary);
+        writeln!(text, "  {:<28} {}", agent.name, agent.summary)?;
     }
-    println!("\nenvironments in Rust; every other id is Gymnasium's");
+    writeln!(text, "\nenvironments in Rust; every other id is Gymnasium's")?;
     for env in bregman.envs.entries() {
-        println!("  {:<28} {}", env.id, env.summary);
+        writeln!(text, "  {:<28} {}", env.id, env.summary)?;
     }
-    println!("\npresets");
+    writeln!(text, "\npresets")?;
     for (path, sentence) in presets() {
-        println!("  {:<42} {sentence}", path.display());
+        writeln!(text, "  {:<42} {sentence}", path.display())?;
     }
+    Ok(text)
 }
 
 /// The run files under `configs/`, here or where the program was built, with their first line.
@@ -245,7 +250,8 @@ fn presets() -> Vec<(PathBuf, String)> {
     all
 }
 
-fn show(name: &str, bregman: &Bregman) -> Result<()> {
+fn show(name: &str, bregman: &Bregman) -> Result<String> {
+    let mut text = String::new();
     let Some(agent) = bregman.agents.get(name) else {
         let known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
         let near = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
@@ -254,17 +260,25 @@ fn show(name: &str, bregman: &Bregman) -> Result<()> {
             near.unwrap_or_else(|| format!("; there are {}", known.join(", ")))
         );
     };
-    println!("{}: {}\n\n[agent.{}]", agent.name, agent.summary, agent.name);
+    writeln!(text, "{}: {}\n\n[agent.{}]", agent.name, agent.summary, agent.name)?;
     for setting in (agent.settings)() {
         let line = match setting.default.as_str() {
             "none" => format!("# {} =", setting.key),
             default => format!("{} = {default}", setting.key),
         };
-        println!("{line:<36} # {}", setting.doc);
+        writeln!(text, "{line:<36} # {}", setting.doc)?;
     }
-    println!("\nlogs");
+    writeln!(text, "\nlogs")?;
     for (name, meaning) in agent.metrics {
-        println!("  {name:<34} {meaning}");
+        writeln!(text, "  {name:<34} {meaning}")?;
     }
-    Ok(())
+    Ok(text)
+}
+
+/// Prints to standard output. A reader that has left, as in `bregman list | head`, has read enough.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }

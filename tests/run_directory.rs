@@ -9,7 +9,7 @@ use bregman::agents::registry::{AgentConfig, AgentEntry};
 use bregman::run_file::RunFile;
 use bregman::train::Training;
 use bregman::{Bregman, checkpoint};
-use common::{PENDULUM, folder, run, write};
+use common::{PENDULUM, bregman, folder, run, write};
 use serde::{Deserialize, Serialize};
 
 fn text(path: &Path) -> String {
@@ -128,6 +128,17 @@ fn the_x_axis_counts_what_the_budget_counts() {
     assert_eq!(tensorboard_steps(&place, "eval/mean_reward"), [24, 48]);
     let (_, said) = run(&place, "train --resume r");
     assert!(said.contains("--set budget.grad_steps="), "{said}");
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let place = folder("pipe");
+    for arguments in [&["list"][..], &["show", "ppo"]] {
+        let child = bregman(&place).args(arguments).stdout(std::process::Stdio::piped()).spawn();
+        let mut child = child.expect("it starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
 }
 
 /// An agent that logs a number which its entry does not declare.
