@@ -1,25 +1,28 @@
 """Drives Gymnasium for the parity tests.
 
-Reads one JSON job per line from standard input and prints one JSON line per reset and step:
+Reads one JSON job per line from standard input:
     {"id", "kwargs", "runs": [{"seed", "actions": [[...], ...]}]}
-A run resets with its seed, and again without one after every end of an episode. Floats are printed so that they read
-back as the same bits.
+A run resets with its seed, and again without one after every end of an episode. Each reset and step is a record on
+standard output: the number of info names' bytes and of numbers, two little-endian u32; the names, each followed by a
+line's end, where an array repeats its name for every element; the numbers as little-endian doubles: reward, terminated
+and truncated (0 for a reset), the values of info, the observation.
 """
 
 import json
+import struct
 import sys
 
 import gymnasium
 import numpy as np
 
-
-def flat(value):
-    return np.asarray(value, dtype=np.float64).ravel().tolist()
+out = sys.stdout.buffer
 
 
-def show(obs, info, **step):
-    pairs = [[key, number] for key, value in info.items() for number in flat(value)]
-    print(json.dumps({"obs": flat(obs), "info": pairs, **step}))
+def show(obs, info, outcome=(0, 0, 0)):
+    values = [np.asarray(value, dtype="<f8").ravel() for value in info.values()]
+    names = "".join((key + "\n") * len(value) for key, value in zip(info, values)).encode()
+    numbers = np.concatenate([np.asarray(outcome, dtype="<f8"), *values, np.asarray(obs, dtype="<f8").ravel()])
+    out.write(struct.pack("<II", len(names), len(numbers)) + names + numbers.tobytes())
 
 
 for line in sys.stdin:
@@ -31,6 +34,6 @@ for line in sys.stdin:
         for action in run["actions"]:
             action = int(action[0]) if discrete else np.array(action, dtype=np.float32)
             obs, reward, terminated, truncated, info = env.step(action)
-            show(obs, info, reward=float(reward), terminated=bool(terminated), truncated=bool(truncated))
+            show(obs, info, (reward, terminated, truncated))
             if terminated or truncated:
                 show(*env.reset())

@@ -1,11 +1,11 @@
 //! Drives a native environment and Gymnasium's with the same seeds and actions and compares every bit.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::process::{Command, Stdio};
 
 use bregman_envs::{ActionSpace, Backend, Env, EnvConfig, Registry, rng::NumpyRng};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 #[derive(Serialize)]
 struct Job<'a> {
@@ -20,17 +20,11 @@ struct Run {
     actions: Vec<Vec<f32>>,
 }
 
-/// A reset's or a step's line of `gymnasium_trace.py`.
-#[derive(Deserialize)]
-struct Line {
-    obs: Vec<f64>,
-    info: Vec<(String, f64)>,
-    #[serde(default)]
-    reward: f64,
-    #[serde(default)]
-    terminated: bool,
-    #[serde(default)]
-    truncated: bool,
+/// A reset's or a step's record of `gymnasium_trace.py`.
+struct Record {
+    names: Vec<u8>,
+    /// Reward, both flags, the values of info, the observation.
+    numbers: Vec<f64>,
 }
 
 /// How many episodes ended which way; a step can be both.
@@ -52,8 +46,8 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
     let spec = env.spec().clone();
     let actions = |seed| actions(&spec.action_space, seed, steps, hold);
     let runs: Vec<Run> = seeds.map(|seed| Run { seed, actions: actions(seed) }).collect();
-    let mut lines = gymnasium(&Job { id, kwargs: &config.kwargs, runs: &runs });
-    let mut theirs = || lines.next().expect("one line per reset and step");
+    let mut records = gymnasium(&Job { id, kwargs: &config.kwargs, runs: &runs });
+    let mut theirs = || records.next().expect("one record per reset and step");
 
     let mut obs = vec![0.0; spec.obs_dim];
     let mut ends = Ends::default();
@@ -65,9 +59,10 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
             let theirs_now = theirs();
             let place = format!("{id}, seed {seed}, step {}, action {action:?}, {outcome:?}", t + 1);
             theirs_now.check(&obs, env.as_ref(), &place);
-            assert_eq!(outcome.reward.to_bits(), theirs_now.reward.to_bits(), "{place}: {}", theirs_now.reward);
-            assert_eq!(outcome.terminated, theirs_now.terminated, "{place}");
-            assert_eq!(outcome.truncated, theirs_now.truncated, "{place}");
+            let [reward, terminated, truncated] = *theirs_now.numbers.first_chunk().expect("they come first");
+            assert_eq!(outcome.reward.to_bits(), reward.to_bits(), "{place}: {reward}");
+            assert_eq!(outcome.terminated, terminated == 1.0, "{place}");
+            assert_eq!(outcome.truncated, truncated == 1.0, "{place}");
             if outcome.ends_episode() {
                 ends.terminated += u32::from(outcome.terminated);
                 ends.truncated += u32::from(outcome.truncated);
@@ -76,12 +71,12 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
             }
         }
     }
-    assert!(lines.next().is_none(), "{id}: Gymnasium took more steps than we did");
+    assert!(records.next().is_none(), "{id}: Gymnasium took more steps than we did");
     ends
 }
 
-/// Gymnasium's trace of a job, line by line.
-fn gymnasium(job: &Job) -> impl Iterator<Item = Line> + use<> {
+/// Gymnasium's trace of a job, record by record.
+fn gymnasium(job: &Job) -> impl Iterator<Item = Record> + use<> {
     let mut python = Command::new(concat!(env!("BREGMAN_VENV"), "/bin/python"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gymnasium_trace.py"))
         // MuJoCo appends its warnings to a file where it runs.
@@ -94,23 +89,40 @@ fn gymnasium(job: &Job) -> impl Iterator<Item = Line> + use<> {
     let mut input = python.stdin.take().expect("it is piped");
     writeln!(input, "{}", serde_json::to_string(job).expect("plain data")).expect("Python reads its job");
     drop(input);
-    let lines = BufReader::new(python.stdout.take().expect("it is piped")).lines();
-    lines.map(|line| serde_json::from_str(&line.expect("UTF-8")).expect("a line of the trace")).chain(
-        std::iter::from_fn(move || {
+    let mut output = BufReader::new(python.stdout.take().expect("it is piped"));
+    std::iter::from_fn(move || {
+        let record = Record::read(&mut output);
+        if record.is_none() {
             assert!(python.wait().expect("Python ends").success(), "Gymnasium failed; see its traceback above");
-            None
-        }),
-    )
+        }
+        record
+    })
 }
 
-impl Line {
+impl Record {
+    /// The next record; `None` at the end.
+    fn read(input: &mut impl Read) -> Option<Record> {
+        let mut head = [0; 8];
+        match input.read_exact(&mut head) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+            result => result.expect("a pipe"),
+        }
+        let [names, numbers] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i])) as usize);
+        let (mut names, mut bytes) = (vec![0; names], vec![0; 8 * numbers]);
+        input.read_exact(&mut names).expect("a whole record");
+        input.read_exact(&mut bytes).expect("a whole record");
+        let numbers = bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect();
+        Some(Record { names, numbers })
+    }
+
     /// Observation and info, bit for bit.
     fn check(&self, obs: &[f64], env: &dyn Env, place: &str) {
-        assert!(bits(obs) == bits(&self.obs), "{place}: {obs:?} and {:?}", self.obs);
-        let (names, values): (Vec<_>, Vec<_>) = env.info().iter().copied().unzip();
-        let (their_names, their_values): (Vec<_>, Vec<_>) = self.info.iter().cloned().unzip();
-        assert_eq!(names, their_names, "{place}");
-        assert!(bits(&values) == bits(&their_values), "{place}: {:?} and {:?}", env.info(), self.info);
+        let (values, their_obs) = self.numbers[3..].split_at(self.numbers.len() - 3 - obs.len());
+        assert!(bits(obs) == bits(their_obs), "{place}: {obs:?} and {their_obs:?}");
+        let names: String = env.info().iter().map(|(name, _)| format!("{name}\n")).collect();
+        assert_eq!(names, String::from_utf8_lossy(&self.names), "{place}");
+        let our_values: Vec<f64> = env.info().iter().map(|&(_, value)| value).collect();
+        assert!(bits(&our_values) == bits(values), "{place}: {:?} and {values:?}", env.info());
     }
 }
 
