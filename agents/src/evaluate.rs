@@ -20,8 +20,11 @@ pub fn evaluate<P: Act>(
     config.max_episode_steps = request.max_episode_steps.or(config.max_episode_steps);
     let first = setup.envs.make(&config)?;
     let indices = 0..u64::from(request.episodes);
-    let episodes: Result<Vec<Episode>, EnvError> = if workers.parallel() && first.spec().parallel {
-        let run = |j: u64| Ok(episode(policy, setup.envs.make(&config)?, request, j)?.0);
+    let episodes: Result<Vec<_>, EnvError> = if workers.parallel() && first.spec().parallel {
+        let run = |j: u64| {
+            let (episode, mut env) = episode(policy, setup.envs.make(&config)?, request, j)?;
+            Ok((episode, env.take_warning()))
+        };
         workers.run(|| indices.into_par_iter().map(run).collect())
     } else {
         let mut env = Some(first);
@@ -31,13 +34,18 @@ pub fn evaluate<P: Act>(
                     Some(env) => env,
                     None => setup.envs.make(&config)?,
                 };
-                let (episode, used) = episode(policy, next, request, j)?;
+                let (episode, mut used) = episode(policy, next, request, j)?;
+                let warning = used.take_warning();
                 env = Some(used);
-                Ok(episode)
+                Ok((episode, warning))
             })
             .collect()
     };
-    Ok(Evaluation { episodes: episodes? })
+    let (episodes, warnings): (Vec<Episode>, Vec<_>) = episodes?.into_iter().unzip();
+    // Only the first counts: an environment that plays several episodes warns once, as several that play one each do not.
+    let warned = warnings.into_iter().enumerate().find_map(|(j, warning)| Some((j, warning?)));
+    let warning = warned.map(|(j, warning)| format!("evaluation episode {j}: {warning}"));
+    Ok(Evaluation { episodes, warning })
 }
 
 /// One episode from its own seed; gives the environment back.

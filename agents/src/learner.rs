@@ -128,6 +128,8 @@ pub struct EvalRequest {
 pub struct Evaluation {
     /// One entry per episode: undiscounted return from raw rewards, and length.
     pub episodes: Vec<Episode>,
+    /// The first thing that an environment had to say, such as a simulation that became unstable.
+    pub warning: Option<String>,
 }
 
 impl Evaluation {

@@ -44,6 +44,15 @@ pub struct EnvSpec {
     pub parallel: bool,
 }
 
+/// A keyword argument of an environment's constructor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name.
+    pub name: String,
+    /// What counts where it is not given, as the environment's own language writes it, if it is known.
+    pub default: Option<String>,
+}
+
 /// One environment. It does not restart by itself: after an end, [`Lane`](crate::Lane) resets it.
 pub trait Env: Send {
     /// Its shape and limits; constant.
@@ -63,6 +72,18 @@ pub trait Env: Send {
     /// Empty where there are none, and after [`load`](Env::load).
     fn info(&self) -> &[(&'static str, f64)] {
         &[]
+    }
+
+    /// The names in Gymnasium's `info` after a reset, whether or not [`info`](Env::info) has their values.
+    fn info_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.info().iter().map(|(name, _)| (*name).into()).collect();
+        names.dedup();
+        names
+    }
+
+    /// The keyword arguments of the constructor, where they are known.
+    fn arguments(&self) -> Vec<Argument> {
+        Vec::new()
     }
 
     /// Something that the user should hear of once, such as an unstable simulation; taken when read.

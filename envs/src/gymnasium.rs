@@ -17,7 +17,7 @@ use pyo3::{IntoPyObjectExt, intern};
 
 use self::spaces::{Actions, Observations};
 use self::trouble::Trouble;
-use crate::{Env, EnvConfig, EnvError, EnvSpec, Outcome};
+use crate::{Argument, Env, EnvConfig, EnvError, EnvSpec, Outcome};
 
 /// One Gymnasium environment.
 pub struct GymEnv {
@@ -25,6 +25,8 @@ pub struct GymEnv {
     env: Handle,
     observations: Observations,
     actions: Actions,
+    /// The dictionary that the last reset gave.
+    reset_info: Option<Py<PyAny>>,
 }
 
 /// The Python object, closed when it is dropped.
@@ -90,7 +92,7 @@ impl GymEnv {
             backend: "gymnasium",
             parallel: false,
         };
-        Ok(GymEnv { spec, env: handle, observations, actions })
+        Ok(GymEnv { spec, env: handle, observations, actions, reset_info: None })
     }
 }
 
@@ -100,7 +102,11 @@ impl Env for GymEnv {
     }
 
     fn reset(&mut self, seed: Option<u64>, obs: &mut [f64]) -> Result<(), EnvError> {
-        interpreter::attach(|py| self.first(py, seed, obs).map_err(|t| t.at(py, &self.spec.id, "while it was reset")))
+        interpreter::attach(|py| {
+            let info = self.first(py, seed, obs).map_err(|t| t.at(py, &self.spec.id, "while it was reset"))?;
+            self.reset_info = Some(info);
+            Ok(())
+        })
     }
 
     fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> Result<Outcome, EnvError> {
@@ -108,10 +114,22 @@ impl Env for GymEnv {
             self.next(py, action, next_obs).map_err(|t| t.at(py, &self.spec.id, "while it was stepped"))
         })
     }
+
+    /// Those of the last reset, whatever their values.
+    fn info_names(&self) -> Vec<String> {
+        let names = |info: &Py<PyAny>| {
+            interpreter::attach(|py| info.bind(py).try_iter()?.map(|name| name?.extract()).collect::<PyResult<_>>())
+        };
+        self.reset_info.as_ref().and_then(|info| names(info).ok()).unwrap_or_default()
+    }
+
+    fn arguments(&self) -> Vec<Argument> {
+        interpreter::attach(|py| trouble::parameters(py, &self.spec.id).unwrap_or_default())
+    }
 }
 
 impl GymEnv {
-    fn first(&self, py: Python<'_>, seed: Option<u64>, obs: &mut [f64]) -> Result<(), Trouble> {
+    fn first(&self, py: Python<'_>, seed: Option<u64>, obs: &mut [f64]) -> Result<Py<PyAny>, Trouble> {
         let env = self.env.0.bind(py);
         let result = match seed {
             Some(seed) => {
@@ -122,7 +140,8 @@ impl GymEnv {
             None => env.call_method0(intern!(py, "reset"))?,
         };
         let result = values(&result, 2, "`reset` must give the two values (obs, info)")?;
-        self.observations.read(&result.get_item(0)?, obs)
+        self.observations.read(&result.get_item(0)?, obs)?;
+        Ok(result.get_item(1)?.unbind())
     }
 
     fn next(&self, py: Python<'_>, action: &[f32], next_obs: &mut [f64]) -> Result<Outcome, Trouble> {

@@ -20,7 +20,7 @@ pub mod rng;
 mod space;
 mod time_limit;
 
-pub use env::{Env, EnvSpec, Outcome};
+pub use env::{Argument, Env, EnvSpec, Outcome};
 pub use error::EnvError;
 pub use lane::{Episode, Lane, LaneState, LaneStep, lanes};
 pub use registry::{Backend, EnvConfig, EnvEntry, Registry};

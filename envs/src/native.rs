@@ -1,6 +1,6 @@
 //! What native environments share: the random stream, the check of actions, saved states.
 
-use crate::{ActionSpace, Env, EnvError, EnvSpec, Outcome, TimeLimit, registry::EnvConfig, rng::NumpyRng};
+use crate::{ActionSpace, Argument, Env, EnvError, EnvSpec, Outcome, TimeLimit, kwargs::Kwargs, rng::NumpyRng};
 
 /// The rules of one native environment.
 pub(crate) trait Task: Send {
@@ -41,8 +41,12 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// The task with its random stream and its time limit, which `config` may override.
-    pub fn env(self, config: &EnvConfig, task: impl Task + 'static) -> Result<Box<dyn Env>, EnvError> {
+    /// The task with its random stream and its time limit, which the configuration may override.
+    ///
+    /// # Errors
+    /// Arguments that the task did not ask for, or a time limit of 0.
+    pub fn env(self, kwargs: Kwargs, task: impl Task + 'static) -> Result<Box<dyn Env>, EnvError> {
+        let (config, arguments) = kwargs.finish()?;
         let spec = EnvSpec {
             id: config.id.clone(),
             obs_dim: self.obs_dim,
@@ -53,35 +57,22 @@ impl Registration {
             parallel: true,
         };
         let limit = config.max_episode_steps.unwrap_or(self.max_episode_steps);
-        Ok(Box::new(TimeLimit::new(Native::new(spec, task), limit)?))
+        Ok(Box::new(TimeLimit::new(Native::new(spec, arguments, task), limit)?))
     }
 }
 
 /// An environment made of a [`Task`] and a random stream; until a seed is given, the stream is that of seed 0.
 struct Native<T> {
     spec: EnvSpec,
+    arguments: Vec<Argument>,
     rng: NumpyRng,
     task: T,
 }
 
 impl<T: Task> Native<T> {
     /// Puts a task in its frame.
-    fn new(spec: EnvSpec, task: T) -> Native<T> {
-        Native { spec, rng: NumpyRng::new(0), task }
-    }
-
-    fn check(&self, action: &[f32]) -> Result<(), EnvError> {
-        let space = &self.spec.action_space;
-        let message = match *space {
-            _ if action.len() != space.row_len() => {
-                format!("the action has {} numbers; it takes {}", action.len(), space.row_len())
-            }
-            ActionSpace::Discrete { n } if !(0..n).any(|choice| choice as f32 == action[0]) => {
-                format!("the action is {}; it must be one of 0 to {}", action[0], n - 1)
-            }
-            _ => return Ok(()),
-        };
-        Err(EnvError::Invalid { id: self.spec.id.clone(), message })
+    fn new(spec: EnvSpec, arguments: Vec<Argument>, task: T) -> Native<T> {
+        Native { spec, arguments, rng: NumpyRng::new(0), task }
     }
 }
 
@@ -99,13 +90,18 @@ impl<T: Task> Env for Native<T> {
     }
 
     fn step(&mut self, action: &[f32], next_obs: &mut [f64]) -> Result<Outcome, EnvError> {
-        self.check(action)?;
+        let invalid = |message| EnvError::Invalid { id: self.spec.id.clone(), message };
+        self.spec.action_space.check(action).map_err(invalid)?;
         let (reward, terminated) = self.task.step(action, next_obs);
         Ok(Outcome { reward, terminated, truncated: false })
     }
 
     fn info(&self) -> &[(&'static str, f64)] {
         self.task.info()
+    }
+
+    fn arguments(&self) -> Vec<Argument> {
+        self.arguments.clone()
     }
 
     fn step_physics(&mut self, action: &[f32]) -> bool {

@@ -36,6 +36,28 @@ impl ActionSpace {
         }
     }
 
+    /// Whether a row is an action: its length, and that a choice is one of those there are. The bounds of a box are the
+    /// environment's affair.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what would do.
+    pub fn check(&self, action: &[f32]) -> Result<(), String> {
+        if action.len() != self.row_len() {
+            return Err(format!("the action has {} numbers; it takes {}", action.len(), self.row_len()));
+        }
+        let one_of = |choice: f32, n: usize| (0..n).any(|known| known as f32 == choice);
+        match self {
+            ActionSpace::Discrete { n } if !one_of(action[0], *n) => {
+                Err(format!("the action is {}; it must be one of 0 to {}", action[0], n - 1))
+            }
+            ActionSpace::MultiDiscrete { nvec } => match (0..nvec.len()).find(|&i| !one_of(action[i], nvec[i])) {
+                Some(i) => Err(format!("choice {i} is {}; it must be one of 0 to {}", action[i], nvec[i] - 1)),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
     /// Moves an action row into the bounds; discrete rows are left as they are.
     pub fn clip(&self, action: &mut [f32]) {
         if let ActionSpace::Box { low, high } = self {
@@ -65,5 +87,27 @@ impl ActionSpace {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_no_action_is_refused() {
+        let check = |space: &ActionSpace, row: &[f32]| space.check(row).err().unwrap_or_default();
+        let space = ActionSpace::Discrete { n: 2 };
+        assert_eq!(check(&space, &[1.0]), "");
+        assert_eq!(check(&space, &[2.0]), "the action is 2; it must be one of 0 to 1");
+        assert_eq!(check(&space, &[0.5]), "the action is 0.5; it must be one of 0 to 1");
+        assert_eq!(check(&space, &[0.0, 1.0]), "the action has 2 numbers; it takes 1");
+        let space = ActionSpace::MultiDiscrete { nvec: vec![2, 3] };
+        assert_eq!(check(&space, &[1.0, 2.0]), "");
+        assert_eq!(check(&space, &[2.0, 2.0]), "choice 0 is 2; it must be one of 0 to 1");
+        assert_eq!(check(&space, &[0.0, f32::NAN]), "choice 1 is NaN; it must be one of 0 to 2");
+        let space = ActionSpace::Box { low: vec![-1.0], high: vec![1.0] };
+        assert_eq!(check(&space, &[7.0]), "");
+        assert_eq!(check(&space, &[]), "the action has 0 numbers; it takes 1");
     }
 }

@@ -1,6 +1,6 @@
 //! Episodes cut after a number of steps.
 
-use crate::{Env, EnvError, EnvSpec, Outcome};
+use crate::{Argument, Env, EnvError, EnvSpec, Outcome};
 
 /// An environment whose episodes are truncated after `limit` steps, as by Gymnasium's `TimeLimit`: a last step that
 /// also terminates carries both flags.
@@ -46,6 +46,14 @@ impl<E: Env> Env for TimeLimit<E> {
 
     fn info(&self) -> &[(&'static str, f64)] {
         self.env.info()
+    }
+
+    fn info_names(&self) -> Vec<String> {
+        self.env.info_names()
+    }
+
+    fn arguments(&self) -> Vec<Argument> {
+        self.env.arguments()
     }
 
     fn step_physics(&mut self, action: &[f32]) -> bool {

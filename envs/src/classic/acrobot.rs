@@ -32,14 +32,13 @@ struct Acrobot {
 }
 
 fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
-    Kwargs::new(config).finish()?;
     let registration = Registration {
         obs_dim: 6,
         action_space: ActionSpace::Discrete { n: 3 },
         max_episode_steps: 500,
         reward_threshold: Some(-100.0),
     };
-    registration.env(config, Acrobot { state: [0.0; 4] })
+    registration.env(Kwargs::new(config), Acrobot { state: [0.0; 4] })
 }
 
 impl Task for Acrobot {

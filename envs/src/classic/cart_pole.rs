@@ -40,14 +40,13 @@ struct CartPole {
 fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let mut kwargs = Kwargs::new(config);
     let sutton_barto_reward = kwargs.flag("sutton_barto_reward", false)?;
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 4,
         action_space: ActionSpace::Discrete { n: 2 },
         max_episode_steps: 500,
         reward_threshold: Some(475.0),
     };
-    registration.env(config, CartPole { state: [0.0; 4], fallen: false, sutton_barto_reward })
+    registration.env(kwargs, CartPole { state: [0.0; 4], fallen: false, sutton_barto_reward })
 }
 
 impl Task for CartPole {

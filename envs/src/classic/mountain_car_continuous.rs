@@ -35,14 +35,13 @@ struct MountainCar {
 fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let mut kwargs = Kwargs::new(config);
     let goal_velocity = kwargs.number("goal_velocity", 0.0)?;
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 2,
         action_space: ActionSpace::Box { low: vec![-1.0], high: vec![1.0] },
         max_episode_steps: 999,
         reward_threshold: Some(90.0),
     };
-    registration.env(config, MountainCar { position: 0.0, velocity: 0.0, is_single: false, goal_velocity })
+    registration.env(kwargs, MountainCar { position: 0.0, velocity: 0.0, is_single: false, goal_velocity })
 }
 
 impl MountainCar {

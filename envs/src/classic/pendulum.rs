@@ -30,14 +30,13 @@ struct Pendulum {
 fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let mut kwargs = Kwargs::new(config);
     let gravity = kwargs.number("g", 10.0)?;
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 3,
         action_space: ActionSpace::Box { low: vec![-MAX_TORQUE], high: vec![MAX_TORQUE] },
         max_episode_steps: 200,
         reward_threshold: None,
     };
-    registration.env(config, Pendulum { state: [0.0; 2], gravity })
+    registration.env(kwargs, Pendulum { state: [0.0; 2], gravity })
 }
 
 impl Pendulum {

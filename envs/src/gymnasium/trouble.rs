@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::interpreter;
-use crate::{EnvConfig, EnvError, kwargs::nearest};
+use crate::{Argument, EnvConfig, EnvError, kwargs::nearest};
 
 /// What goes wrong inside the bridge, before it is known where.
 pub(super) enum Trouble {
@@ -121,7 +121,7 @@ pub(super) fn of_make(py: Python<'_>, config: &EnvConfig, natives: &[&str], erro
         && config.kwargs.contains_key(name)
         && let Ok(known) = parameters(py, &id)
     {
-        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        let names: Vec<&str> = known.iter().map(|argument| argument.name.as_str()).collect();
         return invalid(match nearest(name, &names) {
             Some(near) => {
                 format!("there is no argument `{name}`; did you mean `{near}`? There are {}", names.join(", "))
@@ -161,24 +161,32 @@ fn retired(py: Python<'_>, id: &str) -> PyResult<bool> {
     Ok(entry_point.is_callable() && home.is_ok_and(|module| module == "gymnasium.envs"))
 }
 
-/// What an environment's constructor takes, by name.
-fn parameters(py: Python<'_>, id: &str) -> PyResult<Vec<String>> {
+/// What an environment's constructor takes, with the defaults that its registration or else its class gives.
+pub(super) fn parameters(py: Python<'_>, id: &str) -> PyResult<Vec<Argument>> {
     let name = id.rsplit(':').next().unwrap_or(id);
-    let mut constructor = registry(py)?.get_item(name)?.getattr("entry_point")?;
+    let spec = registry(py)?.get_item(name)?;
+    let registered = spec.getattr("kwargs")?;
+    let mut constructor = spec.getattr("entry_point")?;
     if !constructor.is_callable() {
         constructor = py.import("gymnasium.envs.registration")?.call_method1("load_env_creator", (constructor,))?;
     }
     let parameters = py.import("inspect")?.call_method1("signature", (constructor,))?.getattr("parameters")?;
-    let mut names = Vec::new();
+    let mut known = Vec::new();
     for parameter in parameters.call_method0("values")?.try_iter()? {
         let parameter = parameter?;
         // `*args` and `**kwargs` are no names.
         if !["VAR_POSITIONAL", "VAR_KEYWORD"].contains(&parameter.getattr("kind")?.getattr("name")?.extract::<&str>()?)
         {
-            names.push(parameter.getattr("name")?.extract()?);
+            let name = parameter.getattr("name")?;
+            let default = match registered.get_item(&name) {
+                Ok(value) => value,
+                Err(_) => parameter.getattr("default")?,
+            };
+            let default = (!default.is(parameter.getattr("empty")?)).then(|| default.repr()).transpose()?;
+            known.push(Argument { name: name.extract()?, default: default.map(|text| text.to_string()) });
         }
     }
-    Ok(names)
+    Ok(known)
 }
 
 /// Up to three ids that are like `id`, the most alike first; of one name the version most alike, or else the latest.

@@ -49,7 +49,6 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         skip: 2 * usize::from(kwargs.flag("exclude_current_positions_from_observation", true)?),
         include_cfrc_ext: kwargs.flag("include_cfrc_ext_in_observation", true)?,
     };
-    kwargs.finish()?;
     let observed_forces = if rules.include_cfrc_ext { forces(&sim)[6..].len() } else { 0 };
     let registration = Registration {
         obs_dim: sim.qpos().len() - rules.skip + sim.qvel().len() + observed_forces,
@@ -57,12 +56,12 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         max_episode_steps: 1000,
         reward_threshold: Some(6000.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 /// The body given by index or by name; body 1 by default.
 fn main_body(kwargs: &mut Kwargs, sim: &Simulation) -> Result<usize, EnvError> {
-    let Some(value) = kwargs.any("main_body") else { return Ok(1) };
+    let Some(value) = kwargs.any("main_body", Some(1.into())) else { return Ok(1) };
     let bodies = sim.data().xpos().len();
     match (value.as_str(), value.as_integer().map(usize::try_from)) {
         (Some(name), _) => sim.body(kwargs, name),

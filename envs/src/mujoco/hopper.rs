@@ -38,14 +38,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         reset_noise_scale: kwargs.scale("reset_noise_scale", 5e-3)?,
         skip: kwargs.flag("exclude_current_positions_from_observation", true)?.into(),
     };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: sim.qpos().len() - rules.skip + sim.qvel().len(),
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: Some(3800.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Hopper {

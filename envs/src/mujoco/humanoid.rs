@@ -46,14 +46,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         reset_noise_scale: kwargs.scale("reset_noise_scale", 1e-2)?,
         total_mass: sum(masses.len(), |i| masses[i]),
     };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: rules.body.obs_dim(&sim),
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: None,
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Rules for Humanoid {

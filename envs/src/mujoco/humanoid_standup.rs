@@ -28,14 +28,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     };
     // Gymnasium takes this weight and never uses it.
     kwargs.number("uph_cost_weight", 1.0)?;
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: rules.body.obs_dim(&sim),
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: None,
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Rules for HumanoidStandup {

@@ -31,14 +31,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     if sim.data().site_xpos().is_empty() {
         return Err(kwargs.invalid("the model has no site; the task reads the place of the first, the tip".into()));
     }
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 1 + 2 * (sim.qpos().len() - 1) + sim.qvel().len() + 1,
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: Some(9100.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Rules for InvertedDoublePendulum {

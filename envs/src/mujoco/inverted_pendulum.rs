@@ -20,14 +20,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
     let mut kwargs = Kwargs::new(config);
     let sim = Simulation::new(&mut kwargs, "inverted_pendulum.xml", 2, 2)?;
     let rules = InvertedPendulum { reset_noise_scale: kwargs.scale("reset_noise_scale", 0.01)? };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: sim.qpos().len() + sim.qvel().len(),
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: Some(950.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Rules for InvertedPendulum {

@@ -36,14 +36,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         reward_dist_weight: kwargs.number("reward_dist_weight", 1.0)?,
         reward_control_weight: kwargs.number("reward_control_weight", 0.1)?,
     };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 2 * ARM + 9,
         action_space: sim.action_space(),
         max_episode_steps: 100,
         reward_threshold: Some(0.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Pusher {

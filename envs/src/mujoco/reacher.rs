@@ -29,14 +29,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         reward_dist_weight: kwargs.number("reward_dist_weight", 1.0)?,
         reward_control_weight: kwargs.number("reward_control_weight", 1.0)?,
     };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: 4 + (sim.qpos().len() - 2) + 4,
         action_space: sim.action_space(),
         max_episode_steps: 50,
         reward_threshold: Some(-3.75),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Reacher {

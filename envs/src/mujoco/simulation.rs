@@ -58,7 +58,7 @@ impl Simulation {
         for drawing in
             ["default_camera_config", "width", "height", "camera_id", "camera_name", "max_geom", "visual_options"]
         {
-            kwargs.any(drawing);
+            kwargs.any(drawing, None);
         }
         check_version(mujoco_rs::mujoco_version()).map_err(|message| kwargs.invalid(message))?;
         let path = model_path(xml_file).map_err(|message| kwargs.invalid(message))?;

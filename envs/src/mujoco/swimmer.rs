@@ -30,14 +30,13 @@ fn make(config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
         reset_noise_scale: kwargs.scale("reset_noise_scale", 0.1)?,
         skip: 2 * usize::from(kwargs.flag("exclude_current_positions_from_observation", true)?),
     };
-    kwargs.finish()?;
     let registration = Registration {
         obs_dim: sim.qpos().len() - rules.skip + sim.qvel().len(),
         action_space: sim.action_space(),
         max_episode_steps: 1000,
         reward_threshold: Some(360.0),
     };
-    registration.env(config, Mujoco::new(sim, rules))
+    registration.env(kwargs, Mujoco::new(sim, rules))
 }
 
 impl Rules for Swimmer {
