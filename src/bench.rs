@@ -166,6 +166,9 @@ fn env(arguments: &EnvArgs, bregman: &Bregman) -> Result<()> {
     if num_envs == 0 || threads == 0 || arguments.rounds == 0 {
         bad_input!("--num-envs, --threads and --rounds are at least 1");
     }
+    if !(arguments.seconds > 0.0 && arguments.seconds.is_finite()) {
+        bad_input!("`--seconds {}`: a positive number", arguments.seconds);
+    }
     let (memory, began) = (resident_bytes(), Instant::now());
     let walkers: Result<Vec<Walker>> =
         (0..num_envs).map(|i| Ok(Walker::new(arguments.choice.make(bregman)?, i)?)).collect();

@@ -193,6 +193,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         bad_input!("`--episodes 0`: at least 1");
     }
     let evaluation = train::evaluate(&run, learner.as_mut(), args.episodes, args.stochastic)?;
+    evaluation.warning.iter().for_each(|warning| eprintln!("{warning}"));
     let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
     if args.json {
         let rewards: Vec<f64> = evaluation.episodes.iter().map(|episode| episode.reward).collect();

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::envs::{ActionSpace, Backend, Env, EnvConfig, gymnasium};
+use crate::envs::{ActionSpace, Argument, Backend, Env, EnvConfig, Lane, LaneStep, gymnasium};
 use crate::error::bad_input;
 use crate::{BadInput, Bregman, run_file};
 
@@ -30,8 +30,8 @@ pub struct Choice {
     /// `auto`, `native` or `gymnasium`
     #[arg(long, default_value = "auto")]
     backend: String,
-    /// A keyword argument of the environment, as in --kwargs ctrl_cost_weight=0.1
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Keyword arguments of the environment, as in --kwargs ctrl_cost_weight=0.1 frame_skip=4
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     kwargs: Vec<String>,
 }
 
@@ -68,6 +68,9 @@ impl Choice {
         };
         let mut kwargs = toml::Table::new();
         for change in &self.kwargs {
+            if !change.contains('=') {
+                bad_input!("`--kwargs {change}`: write key=value, as in --kwargs frame_skip=4");
+            }
             run_file::patch(&mut kwargs, change)?;
         }
         let config = EnvConfig { backend, kwargs, ..EnvConfig::new(&self.id) };
@@ -88,7 +91,8 @@ fn list(bregman: &Bregman) -> Result<()> {
 }
 
 fn info(choice: &Choice, bregman: &Bregman) -> Result<()> {
-    let env = choice.make(bregman)?;
+    let mut env = choice.make(bregman)?;
+    env.reset(Some(0), &mut vec![0.0; env.spec().obs_dim])?;
     let spec = env.spec();
     let number = |x: Option<f64>| x.map_or("none".into(), |x| x.to_string());
     println!("{}, stepped by {}", spec.id, spec.backend);
@@ -101,44 +105,54 @@ fn info(choice: &Choice, bregman: &Bregman) -> Result<()> {
     println!("time limit      {}", number(spec.max_episode_steps.map(f64::from)));
     println!("solved from     {}", number(spec.reward_threshold));
     println!("saved exactly   {}", if env.save().is_some() { "yes" } else { "no: a resumed run starts new episodes" });
+    let names = env.info_names();
+    println!("info of reset   {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    // Those that native environments accept without effect have no default and come last.
+    let mut arguments = env.arguments();
+    arguments.sort_by_key(|argument| argument.default.is_none());
+    for (i, Argument { name, default }) in arguments.into_iter().enumerate() {
+        let default = default.map_or_else(String::new, |default| format!(" = {default}"));
+        println!("{:<15} {name}{default}", if i == 0 { "arguments" } else { "" });
+    }
     Ok(())
 }
 
 fn trace(arguments: &Trace, bregman: &Bregman) -> Result<()> {
-    let mut env = arguments.choice.make(bregman)?;
-    let actions = read_actions(&arguments.actions, env.spec().action_space.row_len())?;
+    let env = arguments.choice.make(bregman)?;
+    let actions = read_actions(&arguments.actions, &env.spec().action_space)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut obs = vec![0.0; env.spec().obs_dim];
-    env.reset(Some(arguments.seed), &mut obs)?;
-    writeln!(out, "{}", json!({ "reset": true, "obs": obs }))?;
+    let mut next_obs = vec![0.0; env.spec().obs_dim];
+    let mut lane = Lane::new(0, env, arguments.seed)?;
+    writeln!(out, "{}", json!({ "reset": true, "obs": lane.obs() }))?;
     for action in actions {
-        let outcome = env.step(&action, &mut obs)?;
+        let LaneStep { outcome, finished } = lane.step(&action, &mut next_obs)?;
         let line = json!({
-            "obs": obs,
+            "obs": next_obs,
             "reward": outcome.reward,
             "terminated": outcome.terminated,
             "truncated": outcome.truncated,
         });
         writeln!(out, "{line}")?;
-        if outcome.ends_episode() {
-            env.reset(None, &mut obs)?;
-            writeln!(out, "{}", json!({ "reset": true, "obs": obs }))?;
+        if finished.is_some() {
+            writeln!(out, "{}", json!({ "reset": true, "obs": lane.obs() }))?;
         }
+        lane.take_warning().iter().for_each(|warning| eprintln!("{warning}"));
     }
     Ok(out.flush()?)
 }
 
-/// Action rows of `len` numbers, one JSON array per line.
-fn read_actions(path: &Path, len: usize) -> Result<Vec<Vec<f32>>> {
+/// Actions for `space`, one JSON array per line.
+fn read_actions(path: &Path, space: &ActionSpace) -> Result<Vec<Vec<f32>>> {
     let file = path.display();
     let text = std::fs::read_to_string(path).map_err(|e| BadInput(format!("{file}: {e}")))?;
     let mut actions = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let row: Vec<f32> = serde_json::from_str(line)
-            .map_err(|e| BadInput(format!("{file}, line {}: not an array of numbers: {e}", i + 1)))?;
-        if row.len() != len {
-            bad_input!("{file}, line {}: an action of {} numbers; the environment takes {len}", i + 1, row.len());
-        }
+        let wrong = |what: String| BadInput(format!("{file}, line {}: {what}", i + 1));
+        // Where in the line serde stopped is less than which line it was.
+        let said = |e: serde_json::Error| e.to_string().split(" at line").next().unwrap_or_default().to_owned();
+        let row: Vec<f32> =
+            serde_json::from_str(line).map_err(|e| wrong(format!("not an array of numbers: {}", said(e))))?;
+        space.check(&row).map_err(wrong)?;
         actions.push(row);
     }
     Ok(actions)

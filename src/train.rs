@@ -283,6 +283,7 @@ impl Training {
         let mut improved = false;
         if due(self.run.eval.every) || self.finished() {
             let evaluation = evaluate(&self.run, self.learner.as_mut(), None, false).map_err(|e| self.failure(e))?;
+            evaluation.warning.iter().for_each(|warning| self.console.print(warning));
             improved = self.judge(&evaluation, &mut metrics);
         }
         self.state.seconds = self.seconds();
