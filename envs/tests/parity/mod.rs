@@ -90,13 +90,10 @@ fn gymnasium(job: &Job) -> impl Iterator<Item = Record> + use<> {
     writeln!(input, "{}", serde_json::to_string(job).expect("plain data")).expect("Python reads its job");
     drop(input);
     let mut output = BufReader::new(python.stdout.take().expect("it is piped"));
-    std::iter::from_fn(move || {
-        let record = Record::read(&mut output);
-        if record.is_none() {
-            assert!(python.wait().expect("Python ends").success(), "Gymnasium failed; see its traceback above");
-        }
-        record
-    })
+    std::iter::from_fn(move || Record::read(&mut output)).chain(std::iter::from_fn(move || {
+        assert!(python.wait().expect("Python ends").success(), "Gymnasium failed; see its traceback above");
+        None
+    }))
 }
 
 impl Record {
