@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::{self, CompareArgs};
@@ -91,6 +91,9 @@ struct EvalArgs {
     /// `last`, `best`, or the steps of a checkpoint
     #[arg(long, default_value = "last")]
     checkpoint: String,
+    /// Film the episodes, through Gymnasium, into this file: .gif or .mp4 [episodes: 1 unless said]
+    #[arg(long, value_name = "FILE")]
+    video: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -192,7 +195,20 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");
     }
-    let evaluation = train::evaluate(&run, learner.as_mut(), args.episodes, args.stochastic)?;
+    let mut episodes = args.episodes;
+    if let Some(video) = &args.video {
+        if let Some(folder) = video.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", video.display())))?;
+        }
+        // The learner has its own environments by now; those of the evaluation are made from here on.
+        bregman.envs.film(video);
+        episodes = episodes.or(Some(1));
+    }
+    let evaluation = train::evaluate(&run, learner.as_mut(), episodes, args.stochastic);
+    let evaluation = match &args.video {
+        Some(video) => evaluation.with_context(|| format!("filming into {}", video.display()))?,
+        None => evaluation?,
+    };
     evaluation.warning.iter().for_each(|warning| eprintln!("{warning}"));
     let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
     if args.json {
@@ -210,8 +226,9 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         return print(&format!("{object}\n"));
     }
     let episodes = evaluation.episodes.len();
+    let video = args.video.as_ref().map_or(String::new(), |video| format!("{}\n", video.display()));
     print(&format!(
-        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}\n",
+        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}\n{video}",
         run.env.id, manifest.progress.env_steps
     ))
 }

@@ -7,9 +7,12 @@
 //! Observations of box spaces are flattened in C order, discrete ones are one-hot, all others go through Gymnasium's own
 //! `flatten`. Actions get the shape and type of their space, and outside a box they are sent as they are.
 
+mod film;
 mod interpreter;
 mod spaces;
 mod trouble;
+
+use std::path::Path;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -61,11 +64,12 @@ impl GymEnv {
     /// # Errors
     /// No Python or no Gymnasium, an unknown id, an exception from the constructor, or a space that no agent here can use.
     pub fn new(config: &EnvConfig) -> Result<GymEnv, EnvError> {
-        GymEnv::beside(config, &[])
+        GymEnv::beside(config, &[], None)
     }
 
-    /// The same; an error about an unknown id also suggests these.
-    pub(crate) fn beside(config: &EnvConfig, natives: &[&str]) -> Result<GymEnv, EnvError> {
+    /// The same; an error about an unknown id also suggests `natives`. With `film`, episodes are filmed into that file, which
+    /// is whole once the environment is dropped.
+    pub(crate) fn beside(config: &EnvConfig, natives: &[&str], film: Option<&Path>) -> Result<GymEnv, EnvError> {
         interpreter::start()?;
         interpreter::attach(|py| {
             for module in &config.imports {
@@ -73,7 +77,14 @@ impl GymEnv {
             }
             let at = |trouble: Trouble| trouble.at(py, &config.id, "while it was made");
             let arguments = arguments(py, config).map_err(at)?;
+            if film.is_some() {
+                arguments.set_item("render_mode", "rgb_array").map_err(|e| at(e.into()))?;
+            }
             let env = make(py, &config.id, &arguments).map_err(|e| trouble::of_make(py, config, natives, e))?;
+            let env = match film {
+                Some(path) => film::film(py, env, path).map_err(at)?,
+                None => env,
+            };
             GymEnv::wrap(py, env).map_err(at)
         })
     }

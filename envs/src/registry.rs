@@ -1,6 +1,8 @@
 //! Environments by id.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,13 +77,15 @@ pub struct EnvEntry {
 #[derive(Clone)]
 pub struct Registry {
     entries: BTreeMap<&'static str, EnvEntry>,
+    /// Where environments are filmed to; shared with clones, which a learner may hold.
+    film: Arc<OnceLock<PathBuf>>,
 }
 
 impl Default for Registry {
     /// All environments that come with the library.
     fn default() -> Registry {
         let entries = crate::classic::ENTRIES.into_iter().chain(crate::mujoco::ENTRIES);
-        Registry { entries: entries.map(|entry| (entry.id, entry)).collect() }
+        Registry { entries: entries.map(|entry| (entry.id, entry)).collect(), film: Arc::default() }
     }
 }
 
@@ -102,20 +106,27 @@ impl Registry {
         if native { "native" } else { "gymnasium" }
     }
 
+    /// From now on this registry and its clones make environments through Gymnasium only and film them into `path`, GIF or
+    /// MP4: one file, so one environment at a time. The first path stays.
+    pub fn film(&self, path: &Path) {
+        let _ = self.film.set(path.into());
+    }
+
     /// Makes one environment.
     ///
     /// # Errors
     /// An id that neither side knows, or settings that the environment refuses.
     pub fn make(&self, config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
-        match (config.backend, self.entries.get(config.id.as_str())) {
+        let film = self.film.get().map(PathBuf::as_path);
+        match (config.backend, self.entries.get(config.id.as_str()).filter(|_| film.is_none())) {
             (Backend::Auto | Backend::Native, Some(entry)) => (entry.make)(config),
-            (Backend::Native, None) => Err(EnvError::Unknown {
+            (Backend::Native, None) if film.is_none() => Err(EnvError::Unknown {
                 id: config.id.clone(),
                 hint: format!(" among the native ones; there are {}", self.known()),
             }),
-            (Backend::Auto | Backend::Gymnasium, _) => {
+            _ => {
                 let natives: Vec<&str> = self.entries.keys().copied().collect();
-                Ok(Box::new(crate::gymnasium::GymEnv::beside(config, &natives)?))
+                Ok(Box::new(crate::gymnasium::GymEnv::beside(config, &natives, film)?))
             }
         }
     }
