@@ -32,8 +32,17 @@ impl<'a, T> Matrix<'a, T> {
 }
 
 /// `out = a b`, row by row, on the calling thread.
-#[allow(unsafe_code)] // the product library takes pointers; the assertions cover every element it touches
 pub(super) fn matmul<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T]) {
+    product(a, b, out, false);
+}
+
+/// `out += a b`, row by row, on the calling thread.
+pub(super) fn matmul_add<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T]) {
+    product(a, b, out, true);
+}
+
+#[allow(unsafe_code)] // the product library takes pointers; the assertions cover every element it touches
+fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
     assert!(out.len() >= a.rows * b.cols, "the product has {} x {} elements", a.rows, b.cols);
     // SAFETY: `Matrix::new` checked that both operands lie inside their slices, strides included, and `out` is ours
@@ -46,14 +55,14 @@ pub(super) fn matmul<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T]) {
             out.as_mut_ptr(),
             1,
             b.cols as isize,
-            false,
+            add,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            T::zero(),
+            T::one(),
             T::one(),
             false,
             false,
@@ -80,5 +89,7 @@ mod tests {
         let mut out = [0.0; 4];
         matmul(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out);
         assert_eq!(out, [35.0, 44.0, 44.0, 56.0]);
+        matmul_add(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out);
+        assert_eq!(out, [70.0, 88.0, 88.0, 112.0]);
     }
 }

@@ -6,7 +6,7 @@ use bregman_envs::rng::NumpyRng;
 use serde::{Deserialize, Serialize};
 
 use super::Real;
-use super::linalg::{Matrix, matmul};
+use super::linalg::{Matrix, matmul, matmul_add};
 
 /// The function between two linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +27,9 @@ impl Activation {
         }
     }
 
-    /// Multiplies `d` by the derivative, given the activation's output `y`.
+    /// Multiplies `d`, a gradient or a tangent, by the derivative, given the activation's output `y`.
     #[inline(always)]
-    fn backward<T: Real>(self, y: &[T], d: &mut [T]) {
+    fn multiply_by_slope<T: Real>(self, y: &[T], d: &mut [T]) {
         match self {
             Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= T::one() - y * y),
             Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
@@ -72,8 +72,9 @@ pub struct Mlp {
 pub struct Workspace<T> {
     /// `values[0]` is the input, `values[i]` the output of layer `i`, activation included: `[rows, width]`.
     values: Vec<Vec<T>>,
-    /// The gradient at the output of the layer at hand and at its input.
-    grads: [Vec<T>; 2],
+    /// What passes from layer to layer: gradients at the output of the layer at hand and at its input, or tangents the
+    /// other way round.
+    passed: [Vec<T>; 2],
     rows: usize,
     capacity: usize,
 }
@@ -163,7 +164,7 @@ impl Mlp {
         let widest = widths().max().unwrap_or(0);
         Workspace {
             values: widths().map(|width| vec![T::zero(); capacity * width]).collect(),
-            grads: [vec![T::zero(); capacity * widest], vec![T::zero(); capacity * widest]],
+            passed: [vec![T::zero(); capacity * widest], vec![T::zero(); capacity * widest]],
             rows: 0,
             capacity,
         }
@@ -197,28 +198,81 @@ impl Mlp {
     /// Writes the gradient of a loss in the parameters into `grad`, `[num_params]`, given its gradient in the outputs
     /// of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
     pub fn backward<T: Real>(&self, params: &[T], workspace: &mut Workspace<T>, d_output: &[T], grad: &mut [T]) {
+        self.pull_back(params, workspace, d_output, Some(grad), false);
+    }
+
+    /// The gradient of a loss in the input, `[rows, num_inputs]`, given its gradient in the outputs of the last
+    /// [`forward`](Mlp::forward), `[rows, num_outputs]`. Costs half of [`backward`](Mlp::backward): parameters stay out.
+    pub fn backward_input<'w, T: Real>(
+        &self,
+        params: &[T],
+        workspace: &'w mut Workspace<T>,
+        d_output: &[T],
+    ) -> &'w [T] {
+        self.pull_back(params, workspace, d_output, None, true);
+        &workspace.passed[0][..workspace.rows * self.num_inputs()]
+    }
+
+    /// Takes the gradient in the outputs back through the layers: to the parameters if there is a `grad` for them, and
+    /// to the input, where it is left in `passed[0]`.
+    fn pull_back<T: Real>(
+        &self,
+        params: &[T],
+        workspace: &mut Workspace<T>,
+        d_output: &[T],
+        mut grad: Option<&mut [T]>,
+        to_input: bool,
+    ) {
         let rows = workspace.rows;
         assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
-        let [d_out, d_in] = &mut workspace.grads;
+        let [d_out, d_in] = &mut workspace.passed;
         d_out[..d_output.len()].copy_from_slice(d_output);
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let d = &mut d_out[..rows * layer.outputs];
             if i + 1 < self.layers.len() {
-                self.activation.backward(&workspace.values[i + 1], d);
+                self.activation.multiply_by_slope(&workspace.values[i + 1], d);
             }
-            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-            matmul(input.t(), Matrix::new(d, rows, layer.outputs), &mut grad[layer.weight.clone()]);
-            let d_bias = &mut grad[layer.bias.clone()];
-            d_bias.fill(T::zero());
-            for row in d.chunks_exact(layer.outputs) {
-                d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
+            if let Some(grad) = &mut grad {
+                let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
+                matmul(input.t(), Matrix::new(d, rows, layer.outputs), &mut grad[layer.weight.clone()]);
+                let d_bias = &mut grad[layer.bias.clone()];
+                d_bias.fill(T::zero());
+                for row in d.chunks_exact(layer.outputs) {
+                    d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
+                }
             }
-            if i > 0 {
+            if i > 0 || to_input {
                 let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
                 matmul(Matrix::new(d, rows, layer.outputs), weight.t(), &mut d_in[..rows * layer.inputs]);
                 std::mem::swap(d_out, d_in);
             }
         }
+    }
+
+    /// How the outputs of the last [`forward`](Mlp::forward) move with the parameters along `direction`, `[num_params]`:
+    /// the Jacobian-vector product, `[rows, num_outputs]`.
+    pub fn jvp<'w, T: Real>(&self, params: &[T], direction: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
+        let rows = workspace.rows;
+        assert_eq!(direction.len(), self.num_params(), "a direction for every parameter");
+        let [t_in, t_out] = &mut workspace.passed;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let t = &mut t_out[..rows * layer.outputs];
+            // d(x W + b) = x dW + db + dx W; the input of the first layer does not move.
+            for row in t.chunks_exact_mut(layer.outputs) {
+                row.copy_from_slice(&direction[layer.bias.clone()]);
+            }
+            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
+            matmul_add(input, Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs), t);
+            if i > 0 {
+                let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
+                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t);
+            }
+            if i + 1 < self.layers.len() {
+                self.activation.multiply_by_slope(&workspace.values[i + 1], t);
+            }
+            std::mem::swap(t_in, t_out);
+        }
+        &workspace.passed[0][..rows * self.num_outputs()]
     }
 
     /// Outputs for one row, written into `output`, `[num_outputs]`; `scratch` needs no contents.
@@ -307,22 +361,42 @@ mod tests {
                 let d_output: Vec<T> = (0..outputs).map(|_| T::of(rng.standard_normal())).collect();
 
                 let leaf = Tensor::from_slice(&params).set_requires_grad(true);
-                let x = Tensor::from_slice(&input).view([rows as i64, widths[0] as i64]);
+                let x = Tensor::from_slice(&input).view([rows as i64, widths[0] as i64]).set_requires_grad(true);
                 let expected = oracle(&mlp, &leaf, &x);
-                (&expected * Tensor::from_slice(&d_output).view_as(&expected)).sum(kind).backward();
+                let d = Tensor::from_slice(&d_output).view_as(&expected);
+                let [d_params, d_input] = &grads(&(&expected * d).sum(kind), &[&leaf, &x])[..] else {
+                    panic!("two gradients")
+                };
+                let direction: Vec<T> = params.iter().map(|_| T::of(rng.standard_normal())).collect();
+                let tangent = forward_mode(&expected, &leaf, &Tensor::from_slice(&direction));
 
                 let mut workspace = mlp.workspace(rows + 1);
                 let output = mlp.forward(&params, &input, &mut workspace).to_vec();
                 let mut grad = vec![T::of(9.0); mlp.num_params()];
                 mlp.backward(&params, &mut workspace, &d_output, &mut grad);
                 close(&output, &expected.detach(), tolerance);
-                close(&grad, &leaf.grad(), tolerance);
+                close(&grad, d_params, tolerance);
+                close(mlp.backward_input(&params, &mut workspace, &d_output), d_input, tolerance);
+                close(mlp.jvp(&params, &direction, &mut workspace), &tangent, tolerance);
 
                 let mut row = vec![T::zero(); mlp.num_outputs()];
                 mlp.forward_row(&params, &input[..widths[0]], &mut Default::default(), &mut row);
                 close(&row, &expected.detach().get(0), tolerance);
             }
         }
+    }
+
+    /// Gradients of a scalar, through a graph that can be differentiated again.
+    fn grads(y: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
+        Tensor::run_backward(&[y], leaves, true, true)
+    }
+
+    /// The Jacobian of `y` in `leaf` times `direction`, by autograd alone: the vector-Jacobian product is linear in the
+    /// vector, and its derivative there, along `direction`, is the Jacobian-vector product.
+    fn forward_mode(y: &Tensor, leaf: &Tensor, direction: &Tensor) -> Tensor {
+        let v = y.zeros_like().set_requires_grad(true);
+        let pulled = &grads(&(y * &v).sum(y.kind()), &[leaf])[0];
+        grads(&pulled.dot(direction), &[&v]).remove(0)
     }
 
     fn close<T: Real>(ours: &[T], theirs: &Tensor, tolerance: f64) {
@@ -335,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn forward_and_backward_agree_with_autograd() {
+    fn forward_backward_and_tangents_agree_with_autograd() {
         agrees_with_autograd::<f32>(Kind::Float, 1e-5);
         agrees_with_autograd::<f64>(Kind::Double, 1e-12);
     }
