@@ -15,7 +15,6 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::agents::learner::Budget;
 use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
 use crate::run_file::{RunFile, flat};
@@ -368,7 +367,7 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
     })?;
     let series = run_dir::read_series(dir, &selection.metric)?;
     let now = run_dir::position(file.budget, &run_dir::progress(dir));
-    let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = file.budget;
+    let total = file.budget.total();
     let stopped = || -> bool {
         let last = run_dir::read_series(dir, "eval/mean_reward").ok().and_then(|series| series.last());
         file.eval.stop_at.zip(last).is_some_and(|(goal, last)| last >= goal)

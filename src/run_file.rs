@@ -163,7 +163,7 @@ impl RunFile {
         if run.seed > i64::MAX as u64 {
             bad_input!("`seed = {}`: a run file holds numbers up to 2^63 - 1", run.seed);
         }
-        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        let total = run.budget.total();
         positive("budget", total)?;
 
         let (name, settings) = run.agent_table()?;

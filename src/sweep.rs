@@ -230,7 +230,7 @@ fn job(name: String, path: &Path, patches: &[String], args: &SweepArgs, bregman:
         arguments.extend(patches.iter().flat_map(|patch| ["--set".to_string(), patch.clone()]));
     }
     arguments.push("--until-stdin-closes".into());
-    let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+    let total = run.budget.total();
     let mut job = Job { name, dir, arguments, budget: run.budget, total, position: 0 };
     job.look();
     Ok(Some(job))

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
+use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
 use crate::checkpoint::{self, Manifest, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
@@ -211,7 +211,7 @@ impl Training {
             Some(manifest) => (Logs::open(dir, columns, tensorboard, &manifest.logs)?, manifest.run),
             None => (Logs::open(dir, columns, tensorboard, &BTreeMap::new())?, RunState::default()),
         };
-        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        let total = run.budget.total();
         if shown {
             let (agent, backend) = (run.agent(bregman)?.0.name, bregman.envs.backend(&run.env));
             let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
