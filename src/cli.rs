@@ -200,6 +200,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         if let Some(folder) = video.parent() {
             std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", video.display())))?;
         }
+        check_renderer()?;
         // The learner has its own environments by now; those of the evaluation are made from here on.
         bregman.envs.film(video);
         episodes = episodes.or(Some(1));
@@ -225,12 +226,28 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         });
         return print(&format!("{object}\n"));
     }
-    let episodes = evaluation.episodes.len();
+    let episodes = match evaluation.episodes.len() {
+        1 => "1 episode of".into(),
+        many => format!("{many} episodes of mean"),
+    };
     let video = args.video.as_ref().map_or(String::new(), |video| format!("{}\n", video.display()));
     print(&format!(
-        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}\n{video}",
+        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}\n{video}",
         run.env.id, manifest.progress.env_steps
     ))
+}
+
+/// Refuses a renderer that MuJoCo does not know, at which its import would fail.
+fn check_renderer() -> Result<()> {
+    let known = [
+        "", "egl", "osmesa", "glfw", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0",
+    ];
+    match std::env::var("MUJOCO_GL") {
+        Ok(name) if !known.contains(&name.to_lowercase().trim()) => {
+            bad_input!("`MUJOCO_GL={name}`: egl or osmesa; left out, whichever works")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn list(bregman: &Bregman) -> Result<String> {
