@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +13,7 @@ use crate::export::{self, ExportArgs};
 use crate::report::{self, ReportArgs};
 use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
+use crate::terminal::{note, print, reader_left};
 use crate::train::{self, Ending, Training};
 use crate::{BadInput, Bregman, bench, env_command};
 
@@ -103,8 +103,9 @@ struct EvalArgs {
 pub fn run(bregman: Bregman) -> ExitCode {
     match execute(Cli::parse().command, &bregman) {
         Ok(code) => code,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            note!("error: {error:#}");
             let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
             ExitCode::from(if bad_input { 2 } else { 1 })
         }
@@ -123,7 +124,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Show { agent } => print(&show(&agent, bregman)?)?,
         Command::Env(command) => env_command::run(command, bregman)?,
         Command::Bench(command) => bench::run(command, bregman)?,
-        Command::Doctor => return Ok(if crate::doctor::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Doctor => return Ok(if crate::doctor::run()? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -146,12 +147,12 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     let at = dir.display();
     if training.finished() {
         let unit = training.run_file().budget_unit();
-        eprintln!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
+        note!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
         return Ok(ExitCode::SUCCESS);
     }
     Ok(match training.train()? {
         Ending::Interrupted => {
-            eprintln!("saved; go on with: bregman train --resume {at}");
+            note!("saved; go on with: bregman train --resume {at}");
             ExitCode::from(130)
         }
         Ending::Finished => {
@@ -210,7 +211,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         Some(video) => evaluation.with_context(|| format!("filming into {}", video.display()))?,
         None => evaluation?,
     };
-    evaluation.warning.iter().for_each(|warning| eprintln!("{warning}"));
+    evaluation.warning.iter().for_each(|warning| note!("{warning}"));
     let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
     if args.json {
         let rewards: Vec<f64> = evaluation.episodes.iter().map(|episode| episode.reward).collect();
@@ -308,12 +309,4 @@ fn show(name: &str, bregman: &Bregman) -> Result<String> {
         writeln!(text, "  {name:<34} {meaning}")?;
     }
     Ok(text)
-}
-
-/// Prints to standard output. A reader that has left, as in `bregman list | head`, has read enough.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -20,6 +20,7 @@ use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
 use crate::run_file::{RunFile, flat};
 use crate::stats::{self, RESAMPLES};
+use crate::terminal::{note, print};
 use crate::{BadInput, Bregman, metrics};
 
 /// Points of a curve where runs were not logged at the same places.
@@ -191,16 +192,13 @@ pub struct Comparison {
 pub fn compare(args: &CompareArgs, bregman: &Bregman) -> Result<()> {
     let comparison = Comparison::read(args.selection.clone(), bregman)?;
     for note in &comparison.notes {
-        eprintln!("{note}");
+        note!("{note}");
     }
-    print!(
-        "{}",
-        match args.format {
-            Format::Text => table::text(&comparison),
-            Format::Markdown => table::markdown(&comparison),
-            Format::Csv => table::csv(&comparison),
-        }
-    );
+    print(&match args.format {
+        Format::Text => table::text(&comparison),
+        Format::Markdown => table::markdown(&comparison),
+        Format::Csv => table::csv(&comparison),
+    })?;
     if let Some(folder) = &args.plot {
         plot::save(&comparison, folder)?;
     }

@@ -16,6 +16,7 @@ use crate::agents::nn::Activation;
 use crate::agents::policy::{PolicyChain, PolicyOp};
 use crate::checkpoint::write_whole;
 use crate::error::bad_input;
+use crate::terminal::out;
 use crate::{Bregman, onnx, train};
 
 /// Arguments of `bregman export`.
@@ -55,7 +56,7 @@ pub fn export(args: &ExportArgs, bregman: &Bregman) -> Result<()> {
         ExportFormat::Safetensors => safetensors(&chain, &about)?,
     };
     write_whole(&args.out, &bytes)?;
-    println!("{}: {about}, {} numbers in, {} out", args.out.display(), chain.obs_dim, chain.action_len());
+    out!("{}: {about}, {} numbers in, {} out", args.out.display(), chain.obs_dim, chain.action_len())?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use clap::Args;
 use crate::checkpoint::write_whole;
 use crate::compare::plot::Plots;
 use crate::compare::{Comparison, Group, Selection, table};
+use crate::terminal::{note, out};
 use crate::{BadInput, Bregman};
 
 /// Arguments of `bregman report`.
@@ -45,14 +46,14 @@ a { color: #0062a3; } td a { display: inline-block; padding: .2rem .5rem .2rem 0
 /// Writes the page.
 pub fn report(args: &ReportArgs, bregman: &Bregman) -> Result<()> {
     let comparison = Comparison::read(args.selection.clone(), bregman)?;
-    comparison.notes.iter().for_each(|note| eprintln!("{note}"));
+    comparison.notes.iter().for_each(|note| note!("{note}"));
     let folder = match args.out.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", folder.display())))?;
     write_whole(&args.out, page(&comparison, folder)?.as_bytes())?;
-    println!("{}", args.out.display());
+    out!("{}", args.out.display())?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::checkpoint::{self, Manifest, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
 use crate::run_file::RunFile;
+use crate::terminal::note;
 use crate::{BadInput, Bregman, metrics, run_dir};
 
 /// Training episodes that `rollout/ep_rew_mean` averages over.
@@ -33,7 +34,7 @@ pub fn watch_interrupts() -> Result<()> {
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
             std::process::exit(130);
         }
-        eprintln!("finishing this iteration, then saving; Ctrl-C again stops at once");
+        note!("finishing this iteration, then saving; Ctrl-C again stops at once");
     })
     .context("watching for Ctrl-C")
 }
@@ -44,7 +45,7 @@ pub fn watch_stdin() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         if INTERRUPTS.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            eprintln!("standard input has ended: finishing this iteration, then saving");
+            note!("standard input has ended: finishing this iteration, then saving");
         }
     });
 }
@@ -172,7 +173,7 @@ impl Training {
             run.check_resumes(&read_run(dir, &[], bregman)?)?;
             let learner = build(&run, bregman)?;
             checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
-            eprintln!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
+            note!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
             return Training::new(run, dir, learner, bregman, None, lock);
         };
         if manifest.version != env!("CARGO_PKG_VERSION") {
@@ -189,11 +190,11 @@ impl Training {
         run.check_resumes(&before)?;
         let mut learner = build(&run, bregman)?;
         for sentence in learner.load(&snapshot).with_context(|| dir.display().to_string())? {
-            eprintln!("{sentence}");
+            note!("{sentence}");
         }
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
-        eprintln!("going on from {} {}", manifest.position, run.budget_unit());
+        note!("going on from {} {}", manifest.position, run.budget_unit());
         Training::new(run, dir, learner, bregman, Some(manifest), lock)
     }
 
@@ -215,7 +216,7 @@ impl Training {
         if shown {
             let (agent, backend) = (run.agent(bregman)?.0.name, bregman.envs.backend(&run.env));
             let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
-            eprintln!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
+            note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
         }
         let console = Console::new(total, position(&run, learner.as_ref()), shown);
         let earlier = state.seconds;
@@ -382,7 +383,7 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
             // Whole, but not for this version.
             Err(error) if error.is::<BadInput>() => return Err(error),
             Err(error) => {
-                eprintln!("{error:#}; going back to the checkpoint before it");
+                note!("{error:#}; going back to the checkpoint before it");
                 checkpoint::set_aside(dir, position)?;
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Row;
+use crate::terminal::note;
 
 /// How often a line is printed where there is no terminal to draw a bar on.
 const QUIET: Duration = Duration::from_secs(30);
@@ -67,7 +68,7 @@ impl Console {
         if self.terminal {
             self.bar.println(line);
         } else if self.shown {
-            eprintln!("{line}");
+            note!("{line}");
         }
     }
 
