@@ -99,7 +99,7 @@ struct EvalArgs {
     json: bool,
 }
 
-/// Runs the command line over what `bregman` knows: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+/// Runs the command line over what `bregman` knows: 0 done, 1 failed, 2 bad input, 128 + signal interrupted and saved.
 pub fn run(bregman: Bregman) -> ExitCode {
     match execute(Cli::parse().command, &bregman) {
         Ok(code) => code,
@@ -130,7 +130,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
 }
 
 fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
-    train::watch_interrupts()?;
+    train::watch_signals()?;
     if args.until_stdin_closes {
         train::watch_stdin();
     }
@@ -153,7 +153,7 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     Ok(match training.train()? {
         Ending::Interrupted => {
             note!("saved; go on with: bregman train --resume {at}");
-            ExitCode::from(130)
+            train::stopped_code()
         }
         Ending::Finished => {
             let seconds = training.seconds();

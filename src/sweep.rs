@@ -127,14 +127,14 @@ impl Job {
     }
 }
 
-/// Runs what `args` ask for: exit code 0 all finished, 1 some failed, 130 interrupted.
+/// Runs what `args` ask for: exit code 0 all finished, 1 some failed, 128 + signal interrupted.
 pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
     let (jobs, finished) = plan(args, bregman)?;
     let total = jobs.len() + finished;
     if finished > 0 {
         note!("{finished} of {total} runs are finished already");
     }
-    train::watch_interrupts()?;
+    train::watch_signals()?;
     let at_once = match args.jobs {
         Some(0) => bad_input!("`--jobs 0`: at least 1"),
         Some(jobs) => jobs,
@@ -144,7 +144,7 @@ pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
     let out = args.out.display();
     if train::interrupted() {
         note!("stopped; everything is saved, and the same command goes on");
-        return Ok(ExitCode::from(130));
+        return Ok(train::stopped_code());
     }
     if failures.is_empty() {
         out!("{total} runs finished\ncompare them: bregman compare {out}")?;
@@ -402,7 +402,8 @@ impl Sweep {
                     let score = score.map_or(String::new(), |score| format!(": evaluation {score:.1}"));
                     self.say(&format!("{} finished{score}", job.name));
                 }
-                Some(130) if train::interrupted() => self.ended_units += job.position,
+                // What stops a whole group of processes reaches the children too.
+                Some(129 | 130 | 143) if train::interrupted() => self.ended_units += job.position,
                 _ => {
                     let words = last_words(&job, status);
                     self.fail(&job, words);

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
 use crate::checkpoint::{self, Manifest, RunState};
@@ -25,18 +28,31 @@ const EVAL_SEED: u64 = 10_000;
 /// The file in a run directory that the process which trains there keeps locked.
 const LOCK: &str = ".lock";
 
-/// How often Ctrl-C was pressed.
-static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+/// The first signal that asked the program to stop; 0 for none.
+static STOPPED_BY: AtomicI32 = AtomicI32::new(0);
 
-/// Lets the first Ctrl-C finish the iteration and save, and the second stop at once.
-pub fn watch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
-            std::process::exit(130);
+/// Lets Ctrl-C, SIGTERM and SIGHUP finish the iteration and save; a Ctrl-C after one of them stops at once. The others may come
+/// twice without a person behind them, as when a terminal closes.
+pub fn watch_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("watching for signals")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if ask_to_stop(signal) {
+                note!(
+                    "finishing this iteration, then saving; Ctrl-C {}stops at once",
+                    if signal == SIGINT { "again " } else { "" }
+                );
+            } else if signal == SIGINT {
+                std::process::exit(128 + SIGINT);
+            }
         }
-        note!("finishing this iteration, then saving; Ctrl-C again stops at once");
-    })
-    .context("watching for Ctrl-C")
+    });
+    Ok(())
+}
+
+/// Whether this was the first that asked.
+fn ask_to_stop(signal: i32) -> bool {
+    STOPPED_BY.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
 /// Treats the end of standard input as the first Ctrl-C. A run whose parent holds the other end of the pipe cannot outlive
@@ -44,7 +60,7 @@ pub fn watch_interrupts() -> Result<()> {
 pub fn watch_stdin() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        if INTERRUPTS.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if ask_to_stop(SIGINT) {
             note!("standard input has ended: finishing this iteration, then saving");
         }
     });
@@ -52,7 +68,13 @@ pub fn watch_stdin() {
 
 /// Whether the program was asked to stop.
 pub fn interrupted() -> bool {
-    INTERRUPTS.load(Ordering::SeqCst) > 0
+    STOPPED_BY.load(Ordering::SeqCst) > 0
+}
+
+/// The exit code of a program that saved and stopped as it was asked: 128 and the signal's number, as shells count. The end of
+/// standard input counts as Ctrl-C.
+pub fn stopped_code() -> ExitCode {
+    ExitCode::from(128 + STOPPED_BY.load(Ordering::SeqCst) as u8)
 }
 
 /// How a run ended.
@@ -60,7 +82,7 @@ pub fn interrupted() -> bool {
 pub enum Ending {
     /// The budget is spent or the goal reached.
     Finished,
-    /// Ctrl-C; everything is saved.
+    /// Asked to stop; everything is saved.
     Interrupted,
 }
 

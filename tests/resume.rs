@@ -90,21 +90,28 @@ fn a_finished_run_says_so_and_goes_on_with_a_larger_budget() {
 }
 
 #[test]
-fn an_interrupted_run_is_saved_and_says_how_to_go_on() {
+fn a_run_that_is_asked_to_stop_is_saved_and_says_how_to_go_on() {
     let place = folder("interrupt");
     write(&place, &PENDULUM.replace("12_000", "12_000_000"));
-    let child = bregman(&place).args(["train", "run.toml", "--out", "r"]).stderr(std::process::Stdio::piped()).spawn();
-    let child = child.expect("it starts");
-    while !place.join("r/metrics.csv").exists() {
-        std::thread::sleep(Duration::from_millis(5));
+    // A terminal that closes sends SIGHUP, and may send it twice.
+    for (signals, code) in [(["-INT"].as_slice(), 130), (&["-TERM"], 143), (&["-HUP", "-HUP", "-TERM"], 129)] {
+        let run = format!("r{code}");
+        let child =
+            bregman(&place).args(["train", "run.toml", "--out", &run]).stderr(std::process::Stdio::piped()).spawn();
+        let child = child.expect("it starts");
+        while !place.join(&run).join("metrics.csv").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for signal in signals {
+            let sent = std::process::Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
+            assert!(sent.expect("kill is there").success());
+        }
+        let output = child.wait_with_output().expect("a child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(&format!("go on with: bregman train --resume {run}")), "{said}");
+        assert!(!bregman::checkpoint::positions(&place.join(&run)).is_empty());
     }
-    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.expect("kill is there").success());
-    let output = child.wait_with_output().expect("a child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.contains("go on with: bregman train --resume r"), "{said}");
-    assert!(!bregman::checkpoint::positions(&place.join("r")).is_empty());
 }
 
 #[test]
