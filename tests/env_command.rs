@@ -57,7 +57,7 @@ fn an_unstable_simulation_is_told_once() {
     assert!(said.starts_with(&format!("environment 0 in episode 0 near step 1: acceleration 0 {about}")), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 
-    let text = "[budget]\nenv_steps = 200\n[agent.ppo]\nnum_steps = 100\nbatch_size = 50\n[eval]\nepisodes = 2\n\
+    let text = "[budget]\nenv_steps = 200\n[agent.ppo]\nnum_steps = 100\nbatch_size = 50\n[eval]\nevery = 200\nepisodes = 2\n\
                 [env]\nid = 'InvertedPendulum-v5'\nkwargs.xml_file = './pole.xml'";
     common::write(&place, text);
     let (code, said) = run(&place, "train run.toml --out r");
