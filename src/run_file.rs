@@ -16,7 +16,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -140,10 +140,14 @@ impl RunFile {
         let text = std::fs::read_to_string(path).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
         let mut table: Table =
             toml::from_str(&text).map_err(|e| BadInput(format!("{}: {}", path.display(), e.to_string().trim())))?;
+        let file = table.clone();
         for change in patches {
             patch(&mut table, change)?;
         }
-        RunFile::check(table, bregman).with_context(|| path.display().to_string())
+        RunFile::check(table, bregman).map_err(|error| {
+            let wrong = wrong_patch(file, patches, &error.to_string(), bregman);
+            error.context(wrong.map_or(path.display().to_string(), |change| format!("`--set {change}`")))
+        })
     }
 
     /// Checks a table and writes all defaults out.
@@ -243,6 +247,17 @@ impl RunFile {
         }
         Ok(())
     }
+}
+
+/// The first patch with which the file is refused as it is with all; none where the file is refused so by itself.
+fn wrong_patch<'a>(mut file: Table, patches: &'a [String], refusal: &str, bregman: &Bregman) -> Option<&'a str> {
+    let refused =
+        |table: &Table| RunFile::check(table.clone(), bregman).is_err_and(|error| error.to_string() == refusal);
+    if refused(&file) {
+        return None;
+    }
+    let wrong = patches.iter().find(|change| patch(&mut file, change).is_ok() && refused(&file));
+    wrong.map(String::as_str)
 }
 
 fn find_agent<'a>(name: &str, bregman: &'a Bregman) -> Result<&'a AgentEntry> {
