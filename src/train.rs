@@ -240,7 +240,7 @@ impl Training {
             let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
             note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
         }
-        let console = Console::new(total, position(&run, learner.as_ref()), shown);
+        let console = Console::new(run.agent(bregman)?.0, total, position(&run, learner.as_ref()), shown);
         let earlier = state.seconds;
         Ok(Training {
             run,
@@ -296,7 +296,7 @@ impl Training {
     fn iterate(&mut self) -> Result<()> {
         let (began, before) = (Instant::now(), self.position());
         let report = self.learner.step().map_err(|e| self.failure(e.into()))?;
-        report.warnings.iter().for_each(|warning| self.console.print(warning));
+        report.warnings.iter().for_each(|warning| self.console.warn(warning));
         let progress = self.learner.progress();
         let now = self.position();
         let fps = (now - before) as f64 / began.elapsed().as_secs_f64();
@@ -306,7 +306,7 @@ impl Training {
         let mut improved = false;
         if due(self.run.eval.every) || self.finished() {
             let evaluation = evaluate(&self.run, self.learner.as_mut(), None, false).map_err(|e| self.failure(e))?;
-            evaluation.warning.iter().for_each(|warning| self.console.print(warning));
+            evaluation.warning.iter().for_each(|warning| self.console.warn(warning));
             improved = self.judge(&evaluation, &mut metrics);
         }
         self.state.seconds = self.seconds();

@@ -66,6 +66,8 @@ fn an_unstable_simulation_is_told_once() {
     assert_eq!(warnings.len(), 2, "{said}");
     assert!(warnings[0].starts_with("environment 0 in episode 0 near step"), "{said}");
     assert!(warnings[1].starts_with("evaluation episode 0: "), "{said}");
+    let (code, said) = run(&place, "train run.toml --out quiet --set observe.console=false");
+    assert_eq!((code, said.lines().collect::<Vec<_>>()), (0, warnings), "a run without progress still warns");
     let (code, said) = run(&place, "eval r --stochastic");
     assert_eq!((code, said.matches(about).count()), (0, 1), "{said}");
 }
