@@ -88,7 +88,7 @@ struct EvalArgs {
     /// Sample actions instead of taking the most probable ones
     #[arg(long)]
     stochastic: bool,
-    /// `last`, `best`, or the steps of a checkpoint
+    /// `last`, `best`, the steps of a checkpoint, or a file as in policies/00050000.safetensors
     #[arg(long, default_value = "last")]
     checkpoint: String,
     /// Film the episodes, through Gymnasium, into this file: .gif or .mp4 [episodes: 1 unless said]
@@ -191,8 +191,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let (manifest, snapshot) = train::find_checkpoint(&args.dir, &args.checkpoint)?;
-    learner.load(&snapshot)?;
+    let env_steps = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");
     }
@@ -218,7 +217,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         let object = serde_json::json!({
             "env": run.env.id,
             "seed": run.seed,
-            "env_steps": manifest.progress.env_steps,
+            "env_steps": env_steps,
             "stochastic": args.stochastic,
             "mean_reward": mean,
             "std_reward": std,
@@ -234,7 +233,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let video = args.video.as_ref().map_or(String::new(), |video| format!("{}\n", video.display()));
     print(&format!(
         "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}\n{video}",
-        run.env.id, manifest.progress.env_steps
+        run.env.id, env_steps
     ))
 }
 

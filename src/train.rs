@@ -322,7 +322,7 @@ impl Training {
         self.logs.write(&row)?;
         self.console.show(&row);
         if self.run.checkpoint.snapshot_every.is_some_and(due) {
-            checkpoint::write_arrays(&self.policy_path(now), &self.learner.policy())?;
+            checkpoint::write_policy(&self.policy_path(now), &self.learner.policy(), progress)?;
         }
         if due(self.run.checkpoint.every) || improved || self.finished() {
             self.save()?;
@@ -374,9 +374,10 @@ impl Training {
     /// Keeps the policy of a failed run, which was finite, and says what else there is.
     fn failure(&self, error: anyhow::Error) -> anyhow::Error {
         self.console.finish();
-        let steps = self.learner.progress().env_steps;
+        let progress = self.learner.progress();
+        let steps = progress.env_steps;
         let policy = self.policy_path(self.position());
-        let kept = match checkpoint::write_arrays(&policy, &self.learner.policy()) {
+        let kept = match checkpoint::write_policy(&policy, &self.learner.policy(), progress) {
             Ok(()) => format!("its policy is kept as {}", policy.display()),
             Err(unwritten) => format!("its policy could not be kept: {unwritten:#}"),
         };
@@ -416,6 +417,31 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
     Ok(None)
 }
 
+/// Takes the policy called `name` into `learner`, to act and no more: a checkpoint's, or that of a file under `policies/`, named from
+/// the run directory or from the current one. Returns the environment steps it was trained for.
+///
+/// # Errors
+/// [`BadInput`]: there is none, or the name is none of these.
+pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<u64> {
+    if !name.ends_with(".safetensors") {
+        let (manifest, snapshot) = find_checkpoint(dir, name)?;
+        learner.load(&snapshot)?;
+        return Ok(manifest.progress.env_steps);
+    }
+    let path = Some(dir.join(name)).filter(|path| path.is_file()).unwrap_or_else(|| name.into());
+    let (policy, progress) = checkpoint::read_policy(&path)?;
+    // A policy is part of what the learner saves, under the same names.
+    let mut whole = learner.save();
+    let foreign = policy.arrays.keys().find(|name| !whole.arrays.contains_key(*name));
+    if let Some(foreign) = foreign {
+        bad_input!("{}: this run's agent has no `{foreign}`", path.display());
+    }
+    whole.arrays.extend(policy.arrays);
+    whole.state.extend(policy.state);
+    learner.load(&whole).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
+    Ok(progress.env_steps)
+}
+
 /// The checkpoint called `name`: `last`, `best`, or a position.
 ///
 /// # Errors
@@ -432,7 +458,10 @@ pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
             Ok(position) if checkpoint::positions(dir).contains(&position) => checkpoint::read(dir, position),
             _ => {
                 let there: Vec<String> = checkpoint::positions(dir).iter().map(u64::to_string).collect();
-                bad_input!("`--checkpoint {position}`: write last, best, or one of {}", there.join(", "))
+                bad_input!(
+                    "`--checkpoint {position}`: write last, best, a file under policies/, or one of {}",
+                    there.join(", ")
+                )
             }
         },
     }

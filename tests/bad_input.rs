@@ -64,7 +64,7 @@ fn files_and_folders() {
     let (code, said) = run(&place, "eval r --checkpoint 17");
     assert_eq!(
         (code, said.as_str()),
-        (2, "error: `--checkpoint 17`: write last, best, or one of 300")
+        (2, "error: `--checkpoint 17`: write last, best, a file under policies/, or one of 300")
     );
 }
 

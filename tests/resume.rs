@@ -126,3 +126,37 @@ fn evaluation_after_loading_equals_evaluation_before_saving() {
     assert_eq!(evaluation["mean_reward"], last["eval/mean_reward"]);
     assert_eq!(evaluation["std_reward"], last["eval/std_reward"]);
 }
+
+#[test]
+fn a_kept_policy_is_judged_and_exported_like_a_checkpoint() {
+    let place = folder("policies");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r").0, 0);
+    let judge = |checkpoint: &str| -> serde_json::Value {
+        let arguments = ["eval", "r", "--json", "--checkpoint", checkpoint];
+        let output = bregman(&place).args(arguments).output().expect("it starts");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    assert_eq!(judge("policies/00012000.safetensors"), judge("last"));
+    assert_eq!(judge("r/policies/00012000.safetensors"), judge("last"), "named from here");
+    let half = judge("policies/00006000.safetensors");
+    assert_eq!(half["env_steps"], 6000);
+    assert_ne!(half["rewards"], judge("last")["rewards"]);
+    for (checkpoint, file) in [("policies/00012000.safetensors", "a.onnx"), ("last", "b.onnx")] {
+        let arguments = format!("export r --format onnx --out {file} --checkpoint {checkpoint}");
+        assert_eq!(run(&place, &arguments), (0, String::new()));
+    }
+    let read = |name: &str| std::fs::read(place.join(name)).expect("it is there");
+    assert!(read("a.onnx") == read("b.onnx"));
+
+    let whole = read("r/policies/00006000.safetensors");
+    std::fs::write(place.join("short.safetensors"), &whole[..whole.len() / 2]).expect("writable");
+    for (file, why) in [
+        ("short.safetensors", "short.safetensors: no safetensors file: "),
+        ("absent.safetensors", "absent.safetensors: No such file or directory"),
+        ("checkpoints/00012000/learner.safetensors", "not a policy of a run: its metadata has no `state`"),
+    ] {
+        let (code, said) = run(&place, &format!("eval r --checkpoint {file}"));
+        assert!(code == 2 && said.contains(why), "{code} {said}");
+    }
+}
