@@ -167,8 +167,12 @@ fn versions(comparison: &Comparison, out: &mut String) {
         let packages = meta["packages"].as_object().into_iter().flatten();
         let packages: Vec<String> = packages.map(|(name, version)| format!("{name} {}", word(version))).collect();
         let command: Vec<String> = meta["command"].as_array().into_iter().flatten().map(&word).collect();
+        // A run that was resumed with another build names all of them.
+        let sittings = std::iter::once(&meta).chain(meta["resumed"].as_array().into_iter().flatten());
+        let mut revisions: Vec<String> = sittings.map(|sitting| word(&sitting["revision"])).collect();
+        revisions.dedup();
         let key = [
-            format!("{} ({})", word(&meta["version"]), word(&meta["revision"])),
+            format!("{} ({})", word(&meta["version"]), revisions.join(", then ")),
             format!("{}, {} cores", word(&machine["processor"]), word(&machine["cores"])),
             word(&machine["system"]),
             packages.join(", "),

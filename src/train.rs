@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -181,7 +182,7 @@ impl Training {
         let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(unwritable)?;
         let lock = hold(dir)?;
-        std::fs::write(dir.join("meta.json"), meta()?).map_err(unwritable)?;
+        std::fs::write(dir.join("meta.json"), serde_json::to_string_pretty(&sitting())?).map_err(unwritable)?;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         Training::new(run, dir, learner, bregman, None, lock)
     }
@@ -196,6 +197,7 @@ impl Training {
             let learner = build(&run, bregman)?;
             checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
             note!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
+            note_resume(dir, 0)?;
             return Training::new(run, dir, learner, bregman, None, lock);
         };
         if manifest.version != env!("CARGO_PKG_VERSION") {
@@ -217,6 +219,7 @@ impl Training {
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         note!("going on from {} {}", manifest.position, run.budget_unit());
+        note_resume(dir, manifest.position)?;
         Training::new(run, dir, learner, bregman, Some(manifest), lock)
     }
 
@@ -468,7 +471,7 @@ pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
 }
 
 /// Versions of the Python packages that environments come from, by the names of their folders: no Python is started for it.
-fn packages() -> serde_json::Map<String, serde_json::Value> {
+fn packages() -> Map<String, Value> {
     let venv = std::env::var("BREGMAN_VENV").ok().or(option_env!("BREGMAN_VENV").map(String::from)).unwrap_or_default();
     let folders = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let pythons = folders(Path::new(&venv).join("lib"));
@@ -477,22 +480,40 @@ fn packages() -> serde_json::Map<String, serde_json::Value> {
         let (name, version) = path.file_name()?.to_str()?.strip_suffix(".dist-info")?.split_once('-')?;
         ["gymnasium", "mujoco", "numpy"].contains(&name).then(|| (name.to_string(), version.into()))
     };
-    let mut found: Vec<(String, serde_json::Value)> = installed.filter_map(version).collect();
+    let mut found: Vec<(String, Value)> = installed.filter_map(version).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found.into_iter().collect()
 }
 
-/// Versions, command and machine, as JSON.
-fn meta() -> Result<String> {
+/// What a sitting of a run is made with and on: versions, command and machine.
+fn sitting() -> Map<String, Value> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(serde_json::to_string_pretty(&serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "revision": option_env!("BREGMAN_REVISION").unwrap_or("unknown"),
-        "packages": packages(),
-        "command": std::env::args().collect::<Vec<_>>(),
-        "started": humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        "machine": { "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS },
-    }))?)
+    let parts = [
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("revision", json!(option_env!("BREGMAN_REVISION").unwrap_or("unknown"))),
+        ("packages", json!(packages())),
+        ("command", json!(std::env::args().collect::<Vec<_>>())),
+        ("started", json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string())),
+        (
+            "machine",
+            json!({ "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS }),
+        ),
+    ];
+    parts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// Notes in `meta.json` that the run goes on from `position`, and with what. A file that is missing or damaged starts anew.
+fn note_resume(dir: &Path, position: u64) -> Result<()> {
+    let path = dir.join("meta.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut meta: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+    let mut record = Map::from_iter([("from".to_string(), json!(position))]);
+    record.extend(sitting());
+    match meta.get_mut("resumed") {
+        Some(Value::Array(records)) => records.push(record.into()),
+        _ => drop(meta.insert("resumed".into(), json!([record]))),
+    }
+    checkpoint::write_whole(&path, serde_json::to_string_pretty(&meta)?.as_bytes())
 }

@@ -128,6 +128,29 @@ fn evaluation_after_loading_equals_evaluation_before_saving() {
 }
 
 #[test]
+fn every_resume_is_noted_beside_what_the_run_began_with() {
+    let place = folder("noted");
+    write(&place, &PENDULUM.replace("12_000", "900"));
+    assert_eq!(run(&place, "train run.toml --out r --set agent.ppo.anneal_lr=false").0, 0);
+    let meta = || -> serde_json::Value {
+        let text = std::fs::read_to_string(place.join("r/meta.json")).expect("it is there");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let began = meta();
+    assert!(began.get("resumed").is_none() && began["revision"].is_string(), "{began}");
+    for (budget, from) in [(1800, 900), (2700, 1800)] {
+        assert_eq!(run(&place, &format!("train --resume r --set budget.env_steps={budget}")).0, 0);
+        let now = meta();
+        let record = now["resumed"].as_array().and_then(|records| records.last()).expect("a record");
+        assert_eq!(record["from"], from);
+        assert_eq!((&record["version"], &record["revision"]), (&began["version"], &began["revision"]));
+        assert!(record["command"].to_string().contains(&format!("budget.env_steps={budget}")), "{record}");
+        assert_eq!((&now["started"], &now["command"]), (&began["started"], &began["command"]), "the beginning stays");
+    }
+    assert_eq!(meta()["resumed"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
 fn a_kept_policy_is_judged_and_exported_like_a_checkpoint() {
     let place = folder("policies");
     write(&place, PENDULUM);
