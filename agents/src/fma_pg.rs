@@ -85,7 +85,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<FmaPgConfig>(
     "fma_pg",
     "functional mirror ascent: sMDPO/SPMA (softmax representation) or MDPO (direct) at a fixed step size",
     METRICS,
-);
+)
+.console(&["train/kl", "train/explained_variance"]);
 
 impl AgentConfig for FmaPgConfig {
     const PARTS: &'static [Part] =

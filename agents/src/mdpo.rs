@@ -88,7 +88,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<MdpoConfig>(
     "mdpo",
     "mirror descent policy optimisation, on-policy: m steps on the linearised objective with a KL proximity term",
     METRICS,
-);
+)
+.console(&["train/kl", "train/explained_variance"]);
 
 impl AgentConfig for MdpoConfig {
     const PARTS: &'static [Part] =

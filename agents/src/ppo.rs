@@ -100,7 +100,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<PpoConfig>(
         ("train/std", "mean standard deviation of the policy, where it is a free parameter"),
         ("train/n_updates", "optimiser steps since the start"),
     ],
-);
+)
+.console(&["train/approx_kl", "train/explained_variance"]);
 
 impl AgentConfig for PpoConfig {
     const PARTS: &'static [Part] = &[Part::of::<OnPolicyConfig>("common")];

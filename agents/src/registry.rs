@@ -84,6 +84,8 @@ pub struct AgentEntry {
     pub summary: &'static str,
     /// Names and meanings of every number it reports.
     pub metrics: &'static [(&'static str, &'static str)],
+    /// Which of them the terminal shows; the first two where it names none.
+    pub console: &'static [&'static str],
     /// Every setting with default and meaning.
     pub settings: fn() -> Vec<SettingDoc>,
     /// Checks a table and returns it complete, defaults written out.
@@ -99,7 +101,13 @@ impl AgentEntry {
         summary: &'static str,
         metrics: &'static [(&'static str, &'static str)],
     ) -> AgentEntry {
-        AgentEntry { name, summary, metrics, settings: settings::<C>, resolve: resolve::<C>, build: build::<C> }
+        let (settings, resolve, build) = (settings::<C>, resolve::<C>, build::<C>);
+        AgentEntry { name, summary, metrics, console: &[], settings, resolve, build }
+    }
+
+    /// The same with these of its metrics on the terminal.
+    pub const fn console(self, console: &'static [&'static str]) -> AgentEntry {
+        AgentEntry { console, ..self }
     }
 }
 

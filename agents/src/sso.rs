@@ -53,7 +53,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<SsoConfig>(
     "sso",
     "target-based surrogate: m least-squares steps towards a gradient step in the space of means or logits",
     METRICS,
-);
+)
+.console(&["train/kl", "train/explained_variance"]);
 
 impl AgentConfig for SsoConfig {
     const PARTS: &'static [Part] =

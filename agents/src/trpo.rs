@@ -94,7 +94,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<TrpoConfig>(
         ("train/std", "mean standard deviation of the policy, where it is a free parameter"),
         ("train/n_updates", "optimiser steps since the start"),
     ],
-);
+)
+.console(&["train/kl", "train/explained_variance"]);
 
 impl AgentConfig for TrpoConfig {
     const PARTS: &'static [Part] = &[Part::of::<OnPolicyConfig>("common"), Part::of::<ValueConfig>("critic")];
