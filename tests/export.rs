@@ -72,8 +72,13 @@ fn onnxruntime_acts_as_we_do() {
     let place = folder("export");
     write(&place, &PENDULUM.replace("12_000", "3000"));
     let cases = [
-        ("gaussian", "--set env.id=Pendulum-v1", 3.0, "tensor(float)"),
-        ("cheetah", "--set env.id=HalfCheetah-v5 --set agent.ppo.state_dependent_std=true", 2.0, "tensor(float)"),
+        ("gaussian", "--set env.id=Pendulum-v1 --set agent.ppo.activation=silu", 3.0, "tensor(float)"),
+        (
+            "cheetah",
+            "--set env.id=HalfCheetah-v5 --set agent.ppo.state_dependent_std=true --set agent.ppo.activation=elu",
+            2.0,
+            "tensor(float)",
+        ),
         (
             "discrete",
             "--set env.id=CartPole-v1 --set agent.ppo.separate_networks=false --set agent.ppo.activation=relu \

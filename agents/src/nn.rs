@@ -4,9 +4,12 @@
 //! so optimisers, Polyak averages and trust-region steps are single passes, and the same network can be evaluated at any
 //! point of parameter space. Forward and backward run over a [`Workspace`] that is allocated once.
 
+mod activation;
+mod layer_norm;
 mod linalg;
 mod mlp;
 mod real;
 
-pub use mlp::{Activation, Init, Mlp, Workspace};
+pub use activation::Activation;
+pub use mlp::{Init, Mlp, Workspace};
 pub use real::Real;

@@ -66,7 +66,7 @@ pub struct PpoConfig {
     pub target_kl: Option<f64>,
     /// Widths of the hidden layers, of the policy and of the value function alike.
     pub hidden_sizes: Vec<usize>,
-    /// Between the layers: `tanh` or `relu`.
+    /// Between the layers: `tanh`, `relu`, `elu` or `silu`.
     pub activation: Activation,
     /// Two networks; otherwise one, whose last output is the value.
     pub separate_networks: bool,

@@ -1,41 +1,12 @@
-//! Multi-layer perceptrons: linear layers with an activation between them.
+//! Multi-layer perceptrons: linear layers with an activation, and possibly a normalisation, between them.
 
 use std::ops::Range;
 
 use bregman_envs::rng::NumpyRng;
-use serde::{Deserialize, Serialize};
 
-use super::Real;
+use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add};
-
-/// The function between two linear layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// Hyperbolic tangent.
-    Tanh,
-    /// max(x, 0).
-    Relu,
-}
-
-impl Activation {
-    #[inline(always)]
-    fn apply<T: Real>(self, values: &mut [T]) {
-        match self {
-            Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
-            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
-        }
-    }
-
-    /// Multiplies `d`, a gradient or a tangent, by the derivative, given the activation's output `y`.
-    #[inline(always)]
-    fn multiply_by_slope<T: Real>(self, y: &[T], d: &mut [T]) {
-        match self {
-            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= T::one() - y * y),
-            Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
-        }
-    }
-}
+use super::{Activation, Real};
 
 /// How weights start.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,13 +22,22 @@ pub enum Init {
     Uniform,
 }
 
-/// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias.
+/// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias, then
+/// the normalisation's gain and shift.
 #[derive(Clone, Debug)]
 struct Layer {
     inputs: usize,
     outputs: usize,
     weight: Range<usize>,
     bias: Range<usize>,
+    norm: Option<[Range<usize>; 2]>,
+}
+
+impl Layer {
+    /// Gain and shift of the normalisation after it, in the parameters or in a direction.
+    fn norm<'a, T>(&self, params: &'a [T]) -> Option<(&'a [T], &'a [T])> {
+        self.norm.as_ref().map(|[gain, shift]| (&params[gain.clone()], &params[shift.clone()]))
+    }
 }
 
 /// The shape of a multi-layer perceptron. Parameters are a slice of [`num_params`](Mlp::num_params) numbers.
@@ -72,6 +52,9 @@ pub struct Mlp {
 pub struct Workspace<T> {
     /// `values[0]` is the input, `values[i]` the output of layer `i`, activation included: `[rows, width]`.
     values: Vec<Vec<T>>,
+    /// Of every hidden layer: the activation's derivatives, where they are kept, and what its normalisation needs.
+    slopes: Vec<Vec<T>>,
+    normalized: Vec<Option<Normalized<T>>>,
     /// What passes from layer to layer: gradients at the output of the layer at hand and at its input, or tangents the
     /// other way round.
     passed: [Vec<T>; 2],
@@ -82,19 +65,28 @@ pub struct Workspace<T> {
 impl Mlp {
     /// A network of the given widths, inputs first and outputs last; the last layer is linear.
     pub fn new(widths: &[usize], activation: Activation) -> Mlp {
+        Mlp::with_norm(widths, activation, false)
+    }
+
+    /// The same with layer normalisation (Ba et al. 2016; ε = 1e-5) between every hidden layer and its activation.
+    pub fn normalized(widths: &[usize], activation: Activation) -> Mlp {
+        Mlp::with_norm(widths, activation, true)
+    }
+
+    fn with_norm(widths: &[usize], activation: Activation, norm: bool) -> Mlp {
         assert!(widths.len() >= 2 && widths.iter().all(|&w| w > 0), "widths {widths:?}");
-        let mut start = 0;
-        let layers = widths
-            .windows(2)
-            .map(|pair| {
-                let (inputs, outputs) = (pair[0], pair[1]);
-                let weight = start..start + inputs * outputs;
-                let bias = weight.end..weight.end + outputs;
-                start = bias.end;
-                Layer { inputs, outputs, weight, bias }
-            })
-            .collect();
-        Mlp { layers, activation }
+        let mut end = 0;
+        let mut take = |len: usize| {
+            end += len;
+            end - len..end
+        };
+        let layers = widths.windows(2).enumerate().map(|(i, pair)| {
+            let (inputs, outputs) = (pair[0], pair[1]);
+            let (weight, bias) = (take(inputs * outputs), take(outputs));
+            let norm = (norm && i + 2 < widths.len()).then(|| [take(outputs), take(outputs)]);
+            Layer { inputs, outputs, weight, bias, norm }
+        });
+        Mlp { layers: layers.collect(), activation }
     }
 
     /// Length of the parameter vector.
@@ -126,6 +118,9 @@ impl Mlp {
     pub fn init<T: Real>(&self, init: Init, rng: &mut NumpyRng) -> Vec<T> {
         let mut params = vec![T::zero(); self.num_params()];
         for (i, layer) in self.layers.iter().enumerate() {
+            if let Some([gain, _]) = &layer.norm {
+                params[gain.clone()].fill(T::one());
+            }
             match init {
                 Init::Orthogonal { hidden, output } => {
                     let gain = if i + 1 == self.layers.len() { output } else { hidden };
@@ -162,9 +157,17 @@ impl Mlp {
     pub fn workspace<T: Real>(&self, capacity: usize) -> Workspace<T> {
         let widths = || std::iter::once(self.num_inputs()).chain(self.layers.iter().map(|layer| layer.outputs));
         let widest = widths().max().unwrap_or(0);
+        let room = |width: usize| vec![T::zero(); capacity * width];
+        let hidden = &self.layers[..self.layers.len() - 1];
+        let kept = |layer: &Layer| if self.activation.keeps_slope() { layer.outputs } else { 0 };
         Workspace {
-            values: widths().map(|width| vec![T::zero(); capacity * width]).collect(),
-            passed: [vec![T::zero(); capacity * widest], vec![T::zero(); capacity * widest]],
+            values: widths().map(room).collect(),
+            slopes: hidden.iter().map(|layer| room(kept(layer))).collect(),
+            normalized: hidden
+                .iter()
+                .map(|layer| layer.norm.is_some().then(|| Normalized::new(capacity, layer.outputs)))
+                .collect(),
+            passed: [room(widest), room(widest)],
             rows: 0,
             capacity,
         }
@@ -188,7 +191,10 @@ impl Mlp {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
             if i + 1 < self.layers.len() {
-                self.activation.apply(out);
+                if let (Some((gain, shift)), Some(normalized)) = (layer.norm(params), &mut workspace.normalized[i]) {
+                    normalized.forward(out, gain, shift);
+                }
+                self.activation.apply_keeping(out, &mut workspace.slopes[i]);
             }
         }
         let last = self.layers.len();
@@ -230,7 +236,12 @@ impl Mlp {
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let d = &mut d_out[..rows * layer.outputs];
             if i + 1 < self.layers.len() {
-                self.activation.multiply_by_slope(&workspace.values[i + 1], d);
+                self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], d);
+                if let (Some((gain, _)), Some(normalized)) = (layer.norm(params), &workspace.normalized[i]) {
+                    let places = layer.norm.as_ref().zip(grad.as_mut());
+                    let d_parameters = places.map(|([gain, _], grad)| grad[gain.start..].split_at_mut(gain.len()));
+                    normalized.backward(d, gain, d_parameters.map(|(d_gain, rest)| (d_gain, &mut rest[..gain.len()])));
+                }
             }
             if let Some(grad) = &mut grad {
                 let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
@@ -268,7 +279,12 @@ impl Mlp {
                 matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t);
             }
             if i + 1 < self.layers.len() {
-                self.activation.multiply_by_slope(&workspace.values[i + 1], t);
+                if let (Some((gain, _)), Some((d_gain, d_shift)), Some(normalized)) =
+                    (layer.norm(params), layer.norm(direction), &workspace.normalized[i])
+                {
+                    normalized.tangent(t, gain, d_gain, d_shift);
+                }
+                self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], t);
             }
             std::mem::swap(t_in, t_out);
         }
@@ -289,6 +305,9 @@ impl Mlp {
             let weight = &params[layer.weight.clone()];
             for (&x, row) in current.iter().zip(weight.chunks_exact(layer.outputs)) {
                 next.iter_mut().zip(row).for_each(|(y, &w)| *y += x * w);
+            }
+            if let Some((gain, shift)) = layer.norm(params) {
+                layer_norm::forward_row(next, gain, shift);
             }
             if i + 1 < self.layers.len() {
                 self.activation.apply(next);
@@ -341,9 +360,14 @@ mod tests {
             let weight = part(&layer.weight).view([layer.inputs as i64, layer.outputs as i64]);
             x = x.matmul(&weight) + part(&layer.bias);
             if i + 1 < mlp.layers.len() {
+                if let Some([gain, shift]) = &layer.norm {
+                    x = x.layer_norm([layer.outputs as i64], Some(part(gain)), Some(part(shift)), 1e-5, false);
+                }
                 x = match mlp.activation {
                     Activation::Tanh => x.tanh(),
                     Activation::Relu => x.relu(),
+                    Activation::Elu => x.elu(),
+                    Activation::Silu => x.silu(),
                 };
             }
         }
@@ -352,10 +376,13 @@ mod tests {
 
     fn agrees_with_autograd<T: Real + tch::kind::Element>(kind: Kind, tolerance: f64) {
         let mut rng = NumpyRng::new(7);
-        for activation in [Activation::Tanh, Activation::Relu] {
+        let activations = [Activation::Tanh, Activation::Relu, Activation::Elu, Activation::Silu];
+        for (activation, norm) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
             for (widths, rows) in [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![4, 33, 1], 1)] {
-                let mlp = Mlp::new(&widths, activation);
-                let params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
+                let mlp = Mlp::with_norm(&widths, activation, norm);
+                let mut params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
+                // Gains and shifts start as 1 and 0, which would hide them.
+                params.iter_mut().for_each(|p| *p += T::of(0.1 * rng.standard_normal()));
                 let input: Vec<T> = (0..rows * widths[0]).map(|_| T::of(rng.standard_normal())).collect();
                 let outputs = rows * mlp.num_outputs();
                 let d_output: Vec<T> = (0..outputs).map(|_| T::of(rng.standard_normal())).collect();
@@ -432,5 +459,7 @@ mod tests {
         // 17 inputs, two hidden layers of 64: 17*64+64 + 64*64+64 + 64*6+6.
         assert_eq!(Mlp::new(&[17, 64, 64, 6], Activation::Tanh).num_params(), 5702);
         assert_eq!(Mlp::new(&[4, 32, 32, 2], Activation::Tanh).num_params(), 1282);
+        // Two normalised layers of 32: as many gains and shifts.
+        assert_eq!(Mlp::normalized(&[4, 32, 32, 2], Activation::Tanh).num_params(), 1282 + 4 * 32);
     }
 }
