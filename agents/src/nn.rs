@@ -9,7 +9,9 @@ mod layer_norm;
 mod linalg;
 mod mlp;
 mod real;
+mod twins;
 
 pub use activation::Activation;
 pub use mlp::{Init, Mlp, Workspace};
 pub use real::Real;
+pub use twins::{Twins, TwinsWorkspace};

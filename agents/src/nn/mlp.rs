@@ -62,6 +62,13 @@ pub struct Workspace<T> {
     capacity: usize,
 }
 
+impl<T> Workspace<T> {
+    /// The result of the last [`Mlp::backward_input`].
+    pub(super) fn d_input(&self, mlp: &Mlp) -> &[T] {
+        &self.passed[0][..self.rows * mlp.num_inputs()]
+    }
+}
+
 impl Mlp {
     /// A network of the given widths, inputs first and outputs last; the last layer is linear.
     pub fn new(widths: &[usize], activation: Activation) -> Mlp {
@@ -216,7 +223,7 @@ impl Mlp {
         d_output: &[T],
     ) -> &'w [T] {
         self.pull_back(params, workspace, d_output, None, true);
-        &workspace.passed[0][..workspace.rows * self.num_inputs()]
+        workspace.d_input(self)
     }
 
     /// Takes the gradient in the outputs back through the layers: to the parameters if there is a `grad` for them, and
