@@ -7,11 +7,13 @@
 mod activation;
 mod layer_norm;
 mod linalg;
+mod mkl;
 mod mlp;
 mod real;
 mod twins;
 
 pub use activation::Activation;
+pub use linalg::Precision;
 pub use mlp::{Init, Mlp, Workspace};
 pub use real::Real;
 pub use twins::{Twins, TwinsWorkspace};

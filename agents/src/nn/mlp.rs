@@ -6,7 +6,7 @@ use bregman_envs::rng::NumpyRng;
 
 use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add};
-use super::{Activation, Real};
+use super::{Activation, Precision, Real};
 
 /// How weights start.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +45,7 @@ impl Layer {
 pub struct Mlp {
     layers: Vec<Layer>,
     activation: Activation,
+    precision: Precision,
 }
 
 /// Room for the activations of up to `capacity` rows, and for their gradients.
@@ -93,7 +94,18 @@ impl Mlp {
             let norm = (norm && i + 2 < widths.len()).then(|| [take(outputs), take(outputs)]);
             Layer { inputs, outputs, weight, bias, norm }
         });
-        Mlp { layers: layers.collect(), activation }
+        Mlp { layers: layers.collect(), activation, precision: Precision::F32 }
+    }
+
+    /// The same with products of hidden layers in `precision`, or in single precision where it is not
+    /// [`available`](Precision::available).
+    pub fn with_precision(self, precision: Precision) -> Mlp {
+        Mlp { precision: precision.available().0, ..self }
+    }
+
+    /// The precision of the products of layer `i`.
+    fn precision_of(&self, i: usize) -> Precision {
+        if i + 1 < self.layers.len() { self.precision } else { Precision::F32 }
     }
 
     /// Length of the parameter vector.
@@ -192,7 +204,7 @@ impl Mlp {
             let (inputs, outputs) = workspace.values.split_at_mut(i + 1);
             let out = &mut outputs[0][..rows * layer.outputs];
             let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out);
+            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out, self.precision_of(i));
             let bias = &params[layer.bias.clone()];
             for row in out.chunks_exact_mut(layer.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
@@ -252,7 +264,8 @@ impl Mlp {
             }
             if let Some(grad) = &mut grad {
                 let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-                matmul(input.t(), Matrix::new(d, rows, layer.outputs), &mut grad[layer.weight.clone()]);
+                let d_weight = &mut grad[layer.weight.clone()];
+                matmul(input.t(), Matrix::new(d, rows, layer.outputs), d_weight, self.precision_of(i));
                 let d_bias = &mut grad[layer.bias.clone()];
                 d_bias.fill(T::zero());
                 for row in d.chunks_exact(layer.outputs) {
@@ -261,7 +274,8 @@ impl Mlp {
             }
             if i > 0 || to_input {
                 let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                matmul(Matrix::new(d, rows, layer.outputs), weight.t(), &mut d_in[..rows * layer.inputs]);
+                let d = Matrix::new(d, rows, layer.outputs);
+                matmul(d, weight.t(), &mut d_in[..rows * layer.inputs], self.precision_of(i));
                 std::mem::swap(d_out, d_in);
             }
         }
@@ -280,10 +294,11 @@ impl Mlp {
                 row.copy_from_slice(&direction[layer.bias.clone()]);
             }
             let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-            matmul_add(input, Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs), t);
+            let d_weight = Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs);
+            matmul_add(input, d_weight, t, self.precision_of(i));
             if i > 0 {
                 let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t);
+                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t, self.precision_of(i));
             }
             if i + 1 < self.layers.len() {
                 if let (Some((gain, _)), Some((d_gain, d_shift)), Some(normalized)) =
@@ -382,6 +397,7 @@ mod tests {
     }
 
     fn agrees_with_autograd<T: Real + tch::kind::Element>(kind: Kind, tolerance: f64) {
+        tch::set_num_threads(1);
         let mut rng = NumpyRng::new(7);
         let activations = [Activation::Tanh, Activation::Relu, Activation::Elu, Activation::Silu];
         for (activation, norm) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
@@ -446,6 +462,33 @@ mod tests {
     fn forward_backward_and_tangents_agree_with_autograd() {
         agrees_with_autograd::<f32>(Kind::Float, 1e-5);
         agrees_with_autograd::<f64>(Kind::Double, 1e-12);
+    }
+
+    #[test]
+    fn bf16_rounds_the_products_of_hidden_layers_and_leaves_the_last() {
+        let mut rng = NumpyRng::new(2);
+        let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
+        for (widths, rounded) in [(vec![30, 4], false), (vec![30, 32, 32, 4], true)] {
+            let single = Mlp::new(&widths, Activation::Tanh);
+            // As `with_precision` makes it where the processor has bf16; MKL computes it anywhere, slowly on most.
+            let half = Mlp { precision: Precision::Bf16, ..single.clone() };
+            let params: Vec<f32> = draw(single.num_params()).iter().map(|w| 0.2 * w).collect();
+            let (input, d_output, direction) = (draw(50 * 30), draw(50 * 4), draw(params.len()));
+            let results = [&single, &half].map(|mlp| {
+                let (mut workspace, mut grad) = (mlp.workspace(50), vec![0.0; mlp.num_params()]);
+                let output = mlp.forward(&params, &input, &mut workspace).to_vec();
+                mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                let d_input = mlp.backward_input(&params, &mut workspace, &d_output).to_vec();
+                let tangent = mlp.jvp(&params, &direction, &mut workspace).to_vec();
+                [output, grad, d_input, tangent]
+            });
+            let [exact, rough] = results;
+            for (exact, rough) in exact.iter().zip(&rough) {
+                let square = |x: &dyn Fn(usize) -> f32| (0..exact.len()).map(|i| x(i).powi(2)).sum::<f32>();
+                let off = (square(&|i| rough[i] - exact[i]) / square(&|i| exact[i])).sqrt();
+                assert!(if rounded { (2e-4..2e-2).contains(&off) } else { off == 0.0 }, "{widths:?}: {off}");
+            }
+        }
     }
 
     #[test]
