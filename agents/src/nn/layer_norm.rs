@@ -1,6 +1,7 @@
 //! Layer normalisation (Ba et al. 2016): every row shifted to mean 0 and scaled to variance 1, then `gain x̂ + shift`.
 
 use super::Real;
+use super::kernel::sum_of_products;
 
 /// What the way back needs of a normalised batch.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl<T: Real> Normalized<T> {
         let (width, scale) = (T::of(d.len() as f64), self.inverse_std[row]);
         let x_hat = &self.x_hat[row * d.len()..(row + 1) * d.len()];
         let mean = sum(d, |d| d) / width;
-        let along = sum2(d, x_hat) / width;
+        let along = sum_of_products(d, x_hat) / width;
         d.iter_mut().zip(x_hat).for_each(|(d, &x)| *d = scale * (*d - mean - x * along));
     }
 }
@@ -97,21 +98,6 @@ fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     let rest: T = chunks.remainder().iter().map(|&x| f(x)).sum();
     for chunk in chunks {
         sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum += f(x));
-    }
-    sums.into_iter().sum::<T>() + rest
-}
-
-/// The sum of products, likewise.
-#[inline(always)]
-fn sum2<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut sums = [T::zero(); 8];
-    let chunks = a.chunks_exact(8).zip(b.chunks_exact(8));
-    let start = a.len() - a.len() % 8;
-    let rest: T = a[start..].iter().zip(&b[start..]).map(|(&a, &b)| a * b).sum();
-    for (a, b) in chunks {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
-        }
     }
     sums.into_iter().sum::<T>() + rest
 }

@@ -1,14 +1,13 @@
 //! Matrix products on row-major slices, on the calling thread.
 //!
-//! Two libraries can do them: the `gemm` crate, which is part of the program, and MKL inside libtorch, which has to be opened
-//! first. Which one does is a matter of the processor and the product's size alone, so that a run gives the same numbers
-//! every time on the same machine.
+//! Two can do them: our own [`kernel`], and MKL inside libtorch, which has to be opened first. Which one does is a matter of
+//! the processor and the product's size alone, so that a run gives the same numbers every time on the same machine.
 
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Real, mkl};
+use super::{Real, kernel, mkl};
 
 /// A row-major matrix, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -108,17 +107,17 @@ fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool, precis
     if wanted && mkl::library().is_some_and(|mkl| mkl.multiply(a, b, out, add)) {
         return;
     }
-    with_gemm(a, b, out, add);
+    kernel::multiply(a, b, out, add);
 }
 
 /// The size (rows x columns x inner dimension) from which products go to MKL: where the processor is Intel's with AVX-512,
-/// whose 512-bit and AMX units `gemm` leaves idle, 64 x 64 x 64; elsewhere none, because `gemm` is as fast and its start is free.
-/// `BREGMAN_PRODUCTS=mkl` and `=gemm` choose one for everything.
+/// whose 512-bit units our kernel leaves idle, 64 x 64 x 64; elsewhere none, because the kernel is as fast and its start is free.
+/// `BREGMAN_PRODUCTS=mkl` and `=own` choose one for everything.
 fn smallest_for_mkl() -> usize {
     static SMALLEST: OnceLock<usize> = OnceLock::new();
     *SMALLEST.get_or_init(|| match std::env::var("BREGMAN_PRODUCTS").as_deref() {
         Ok("mkl") => 0,
-        Ok("gemm") => usize::MAX,
+        Ok("own") => usize::MAX,
         _ if is_intel_with_avx512() => 64 * 64 * 64,
         _ => usize::MAX,
     })
@@ -145,37 +144,6 @@ fn multiplies_bf16() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn multiplies_bf16() -> bool {
     false
-}
-
-#[allow(unsafe_code)] // the product library takes pointers; the assertions cover every element it touches
-fn with_gemm<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    assert!(out.len() >= a.rows * b.cols, "the product has {} x {} elements", a.rows, b.cols);
-    // SAFETY: `Matrix::new` checked that both operands lie inside their slices, strides included, and `out` is ours
-    // alone and large enough.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            out.as_mut_ptr(),
-            1,
-            b.cols as isize,
-            add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 #[cfg(test)]
@@ -215,8 +183,8 @@ mod tests {
 
     #[test]
     fn products_and_transposes_by_hand() {
-        by_hand::<f32>(&|a, b, out, add| with_gemm(a, b, out, add));
-        by_hand::<f64>(&|a, b, out, add| with_gemm(a, b, out, add));
+        by_hand::<f32>(&|a, b, out, add| kernel::multiply(a, b, out, add));
+        by_hand::<f64>(&|a, b, out, add| kernel::multiply(a, b, out, add));
         let mkl = mkl::library().expect("libtorch is linked to the tests");
         by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
         by_hand::<f64>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
@@ -226,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn both_libraries_agree_at_the_sizes_of_networks() {
+    fn kernel_and_mkl_agree_at_the_sizes_of_networks() {
         let mut rng = NumpyRng::new(1);
         let mkl = mkl::library().expect("libtorch is linked to the tests");
-        for (m, k, n) in [(64, 17, 64), (64, 64, 64), (17, 64, 64), (256, 23, 256), (256, 256, 1)] {
+        for (m, k, n) in [(64, 17, 64), (64, 64, 64), (17, 64, 64), (256, 23, 256), (256, 256, 1), (50, 600, 70)] {
             let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
             let (a, b) = (draw(m * k), draw(k * n));
             for (a, b) in [
@@ -237,11 +205,11 @@ mod tests {
                 (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n)),
                 (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t()),
             ] {
-                let [mut gemm, mut other, mut rounded] = [vec![0.0; m * n], vec![0.0; m * n], vec![0.0; m * n]];
-                with_gemm(a, b, &mut gemm, false);
+                let [mut own, mut other, mut rounded] = [vec![0.0; m * n], vec![0.0; m * n], vec![0.0; m * n]];
+                kernel::multiply(a, b, &mut own, false);
                 assert!(mkl.multiply(a, b, &mut other, false));
                 assert!(mkl.multiply_bf16(a, b, &mut rounded, false));
-                let apart = |other: &[f32]| gemm.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let apart = |other: &[f32]| own.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(apart(&other) < 1e-4, "{m} {k} {n}: {}", apart(&other));
                 // Each factor is off by up to 2⁻⁹ of itself, so a sum of k products by about 2⁻⁹ √(2k) as a rule.
                 let rule = (2.0 * k as f32).sqrt() / 512.0;

@@ -1,5 +1,7 @@
 //! The numbers that networks compute with: `f32` to train, `f64` to test.
 
+use std::cell::RefCell;
+
 use num_traits::{Float, NumAssign};
 
 /// A floating-point type with the activation functions that networks need.
@@ -12,6 +14,9 @@ pub trait Real: Float + NumAssign + Default + Send + Sync + std::iter::Sum + std
 
     /// eˣ − 1, likewise.
     fn exp_m1_fast(self) -> Self;
+
+    /// Lends room that the calling thread keeps for products. Not to be called from within `work`.
+    fn with_scratch<R>(work: impl FnOnce(&mut Vec<Self>) -> R) -> R;
 
     /// Conversion from `f64`, rounded.
     fn of(x: f64) -> Self;
@@ -65,6 +70,13 @@ impl Real for f32 {
         2.0 * t / (1.0 - t)
     }
 
+    fn with_scratch<R>(work: impl FnOnce(&mut Vec<f32>) -> R) -> R {
+        thread_local! {
+            static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        SCRATCH.with_borrow_mut(work)
+    }
+
     #[inline(always)]
     fn of(x: f64) -> f32 {
         x as f32
@@ -90,6 +102,13 @@ impl Real for f64 {
     #[inline(always)]
     fn exp_m1_fast(self) -> f64 {
         self.exp_m1()
+    }
+
+    fn with_scratch<R>(work: impl FnOnce(&mut Vec<f64>) -> R) -> R {
+        thread_local! {
+            static SCRATCH: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+        }
+        SCRATCH.with_borrow_mut(work)
     }
 
     #[inline(always)]
