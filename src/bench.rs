@@ -234,6 +234,7 @@ fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
         "{agent} on {}, {} threads: {env_steps:.0} env steps/s, {updates:.0} updates/s, {iterations:.2} iterations/s",
         run.env.id, run.threads
     );
+    println!("{:.0} MB of memory at the peak", peak_bytes() as f64 / 1e6);
     if arguments.json {
         let object = json!({
             "agent": agent, "env": run.env.id, "threads": run.threads, "env_steps_per_second": env_steps,
