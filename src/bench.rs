@@ -13,6 +13,7 @@ use crate::envs::rng::NumpyRng;
 use crate::envs::{Env, EnvError};
 use crate::error::bad_input;
 use crate::run_file::RunFile;
+use crate::terminal::out;
 use crate::{Bregman, train};
 
 /// Random actions that every environment goes through in turn, drawn beforehand.
@@ -197,14 +198,14 @@ fn env(arguments: &EnvArgs, bregman: &Bregman) -> Result<()> {
     }
     let rate = median(rates);
     let what = if arguments.bare { "bare physics" } else { backend };
-    println!("{id}, {what}, {num_envs} copies, {threads} threads: {rate:.0} steps/s");
-    println!("{:.2} MB per copy, {:.1} ms to make all", bytes_per_env as f64 / 1e6, start_seconds * 1e3);
+    out!("{id}, {what}, {num_envs} copies, {threads} threads: {rate:.0} steps/s")?;
+    out!("{:.2} MB per copy, {:.1} ms to make all", bytes_per_env as f64 / 1e6, start_seconds * 1e3)?;
     if arguments.json {
         let object = json!({
             "env": id, "backend": backend, "bare": arguments.bare, "num_envs": num_envs, "threads": threads,
             "steps_per_second": rate, "bytes_per_env": bytes_per_env, "start_seconds": start_seconds,
         });
-        println!("{object}");
+        out!("{object}")?;
     }
     Ok(())
 }
@@ -230,17 +231,18 @@ fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
         rate(after.iterations, before.iterations),
     );
     let agent = run.agent(bregman)?.0.name;
-    println!(
+    out!(
         "{agent} on {}, {} threads: {env_steps:.0} env steps/s, {updates:.0} updates/s, {iterations:.2} iterations/s",
-        run.env.id, run.threads
-    );
-    println!("{:.0} MB of memory at the peak", peak_bytes() as f64 / 1e6);
+        run.env.id,
+        run.threads
+    )?;
+    out!("{:.0} MB of memory at the peak", peak_bytes() as f64 / 1e6)?;
     if arguments.json {
         let object = json!({
             "agent": agent, "env": run.env.id, "threads": run.threads, "env_steps_per_second": env_steps,
             "updates_per_second": updates, "iterations_per_second": iterations, "peak_bytes": peak_bytes(),
         });
-        println!("{object}");
+        out!("{object}")?;
     }
     Ok(())
 }

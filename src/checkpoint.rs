@@ -4,7 +4,7 @@
 //! temporary name, synced and renamed. The manifest carries the hash of everything beside it and of itself, and the length of
 //! every log at that moment, so that a resumed run can cut them back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
             fs::remove_dir_all(&temporary)?;
         }
         fs::create_dir(&temporary)?;
-        let arrays = to_safetensors(snapshot)?;
+        let arrays = to_safetensors(snapshot, None)?;
         manifest.files.insert("learner.safetensors".into(), hash(&arrays));
         manifest.learner = snapshot.state.clone();
         write_synced(&temporary.join("learner.safetensors"), &arrays)?;
@@ -127,9 +127,33 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
     attempt().with_context(|| format!("writing the checkpoint {}", place.display()))
 }
 
-/// Writes the arrays of a snapshot alone, as `path`.
-pub fn write_arrays(path: &Path, snapshot: &Snapshot) -> Result<()> {
-    write_whole(path, &to_safetensors(snapshot)?)
+/// Writes a policy as `path`: its arrays, and in the file's metadata its state and the learner's counters, both as JSON.
+pub fn write_policy(path: &Path, policy: &Snapshot, progress: Progress) -> Result<()> {
+    let metadata = HashMap::from([
+        ("state".to_string(), serde_json::to_string(&policy.state)?),
+        ("progress".to_string(), serde_json::to_string(&progress)?),
+        ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+    ]);
+    write_whole(path, &to_safetensors(policy, Some(metadata))?)
+}
+
+/// Reads what [`write_policy`] wrote.
+///
+/// # Errors
+/// [`BadInput`](crate::BadInput): a file that is missing, damaged, or of another kind, in a sentence.
+pub fn read_policy(path: &Path) -> Result<(Snapshot, Progress)> {
+    let bad = |what: String| crate::BadInput(format!("{}: {what}", path.display()));
+    let bytes = fs::read(path).map_err(|e| bad(e.to_string()))?;
+    let arrays = from_safetensors(&bytes).map_err(|e| bad(format!("no safetensors file: {e}")))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("no safetensors file: {e}")))?;
+    let part = |name: &str| {
+        let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(name));
+        metadata.ok_or_else(|| bad(format!("not a policy of a run: its metadata has no `{name}`")))
+    };
+    let damaged = |e: serde_json::Error| bad(format!("its metadata is damaged: {e}"));
+    let state = serde_json::from_str(part("state")?).map_err(damaged)?;
+    let progress = serde_json::from_str(part("progress")?).map_err(damaged)?;
+    Ok((Snapshot { arrays, state }, progress))
 }
 
 /// Writes a file that is whole or absent: temporary name, sync, rename. Folders on the way are made.
@@ -233,7 +257,7 @@ fn hash(bytes: &[u8]) -> FileHash {
     FileHash { bytes: bytes.len() as u64, sha256 }
 }
 
-fn to_safetensors(snapshot: &Snapshot) -> Result<Vec<u8>> {
+fn to_safetensors(snapshot: &Snapshot, metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>> {
     let views = snapshot.arrays.iter().map(|(name, array)| {
         let (dtype, len, bytes) = match array {
             Array::F32(data) => (Dtype::F32, data.len(), bytemuck::cast_slice(data)),
@@ -242,7 +266,7 @@ fn to_safetensors(snapshot: &Snapshot) -> Result<Vec<u8>> {
         };
         Ok((name.as_str(), TensorView::new(dtype, vec![len], bytes)?))
     });
-    Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None)?)
+    Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, metadata)?)
 }
 
 fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Array>> {

@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +13,7 @@ use crate::export::{self, ExportArgs};
 use crate::report::{self, ReportArgs};
 use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
+use crate::terminal::{note, print, reader_left};
 use crate::train::{self, Ending, Training};
 use crate::{BadInput, Bregman, bench, env_command};
 
@@ -88,7 +88,7 @@ struct EvalArgs {
     /// Sample actions instead of taking the most probable ones
     #[arg(long)]
     stochastic: bool,
-    /// `last`, `best`, or the steps of a checkpoint
+    /// `last`, `best`, the steps of a checkpoint, or a file as in policies/00050000.safetensors
     #[arg(long, default_value = "last")]
     checkpoint: String,
     /// Film the episodes, through Gymnasium, into this file: .gif or .mp4 [episodes: 1 unless said]
@@ -99,12 +99,13 @@ struct EvalArgs {
     json: bool,
 }
 
-/// Runs the command line over what `bregman` knows: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+/// Runs the command line over what `bregman` knows: 0 done, 1 failed, 2 bad input, 128 + signal interrupted and saved.
 pub fn run(bregman: Bregman) -> ExitCode {
     match execute(Cli::parse().command, &bregman) {
         Ok(code) => code,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            note!("error: {error:#}");
             let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
             ExitCode::from(if bad_input { 2 } else { 1 })
         }
@@ -123,13 +124,13 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Show { agent } => print(&show(&agent, bregman)?)?,
         Command::Env(command) => env_command::run(command, bregman)?,
         Command::Bench(command) => bench::run(command, bregman)?,
-        Command::Doctor => return Ok(if crate::doctor::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Doctor => return Ok(if crate::doctor::run()? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
-    train::watch_interrupts()?;
+    train::watch_signals()?;
     if args.until_stdin_closes {
         train::watch_stdin();
     }
@@ -146,13 +147,13 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     let at = dir.display();
     if training.finished() {
         let unit = training.run_file().budget_unit();
-        eprintln!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
+        note!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
         return Ok(ExitCode::SUCCESS);
     }
     Ok(match training.train()? {
         Ending::Interrupted => {
-            eprintln!("saved; go on with: bregman train --resume {at}");
-            ExitCode::from(130)
+            note!("saved; go on with: bregman train --resume {at}");
+            train::stopped_code()
         }
         Ending::Finished => {
             let seconds = training.seconds();
@@ -190,8 +191,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let (manifest, snapshot) = train::find_checkpoint(&args.dir, &args.checkpoint)?;
-    learner.load(&snapshot)?;
+    let env_steps = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");
     }
@@ -200,6 +200,7 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         if let Some(folder) = video.parent() {
             std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", video.display())))?;
         }
+        check_renderer()?;
         // The learner has its own environments by now; those of the evaluation are made from here on.
         bregman.envs.film(video);
         episodes = episodes.or(Some(1));
@@ -209,14 +210,14 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         Some(video) => evaluation.with_context(|| format!("filming into {}", video.display()))?,
         None => evaluation?,
     };
-    evaluation.warning.iter().for_each(|warning| eprintln!("{warning}"));
+    evaluation.warning.iter().for_each(|warning| note!("{warning}"));
     let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
     if args.json {
         let rewards: Vec<f64> = evaluation.episodes.iter().map(|episode| episode.reward).collect();
         let object = serde_json::json!({
             "env": run.env.id,
             "seed": run.seed,
-            "env_steps": manifest.progress.env_steps,
+            "env_steps": env_steps,
             "stochastic": args.stochastic,
             "mean_reward": mean,
             "std_reward": std,
@@ -225,12 +226,28 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         });
         return print(&format!("{object}\n"));
     }
-    let episodes = evaluation.episodes.len();
+    let episodes = match evaluation.episodes.len() {
+        1 => "1 episode of".into(),
+        many => format!("{many} episodes of mean"),
+    };
     let video = args.video.as_ref().map_or(String::new(), |video| format!("{}\n", video.display()));
     print(&format!(
-        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} episodes of mean length {len:.0}\n{video}",
-        run.env.id, manifest.progress.env_steps
+        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}\n{video}",
+        run.env.id, env_steps
     ))
+}
+
+/// Refuses a renderer that MuJoCo does not know, at which its import would fail.
+fn check_renderer() -> Result<()> {
+    let known = [
+        "", "egl", "osmesa", "glfw", "enable", "enabled", "on", "true", "1", "disable", "disabled", "off", "false", "0",
+    ];
+    match std::env::var("MUJOCO_GL") {
+        Ok(name) if !known.contains(&name.to_lowercase().trim()) => {
+            bad_input!("`MUJOCO_GL={name}`: egl or osmesa; left out, whichever works")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn list(bregman: &Bregman) -> Result<String> {
@@ -291,12 +308,4 @@ fn show(name: &str, bregman: &Bregman) -> Result<String> {
         writeln!(text, "  {name:<34} {meaning}")?;
     }
     Ok(text)
-}
-
-/// Prints to standard output. A reader that has left, as in `bregman list | head`, has read enough.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -15,11 +15,11 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::agents::learner::Budget;
 use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
 use crate::run_file::{RunFile, flat};
 use crate::stats::{self, RESAMPLES};
+use crate::terminal::{note, print};
 use crate::{BadInput, Bregman, metrics};
 
 /// Points of a curve where runs were not logged at the same places.
@@ -131,14 +131,26 @@ pub struct Curve {
 pub struct Estimate {
     /// Point estimate.
     pub value: f64,
-    /// Lower and upper bound.
-    pub interval: (f64, f64),
+    /// Lower and upper bound; none where every environment has one run, which says nothing of its spread.
+    pub interval: Option<(f64, f64)>,
 }
 
 impl Estimate {
     fn of(scores: &[Vec<f64>], statistic: fn(&[Vec<f64>]) -> f64) -> Estimate {
-        Estimate { value: statistic(scores), interval: stats::interval(scores, statistic, RESAMPLES) }
+        let value = statistic(scores);
+        let known = !value.is_nan() && has_spread(scores);
+        Estimate { value, interval: known.then(|| stats::interval(scores, statistic, RESAMPLES)) }
     }
+
+    /// The value and, where there are any, its bounds.
+    fn ends(&self) -> impl Iterator<Item = f64> {
+        let bounds = self.interval.map(|(low, high)| [low, high]);
+        std::iter::once(self.value).chain(bounds.into_iter().flatten())
+    }
+}
+
+fn has_spread(scores: &[Vec<f64>]) -> bool {
+    scores.iter().any(|runs| runs.len() > 1)
 }
 
 /// Normalised scores of all groups over the environments that all of them have.
@@ -179,16 +191,13 @@ pub struct Comparison {
 pub fn compare(args: &CompareArgs, bregman: &Bregman) -> Result<()> {
     let comparison = Comparison::read(args.selection.clone(), bregman)?;
     for note in &comparison.notes {
-        eprintln!("{note}");
+        note!("{note}");
     }
-    print!(
-        "{}",
-        match args.format {
-            Format::Text => table::text(&comparison),
-            Format::Markdown => table::markdown(&comparison),
-            Format::Csv => table::csv(&comparison),
-        }
-    );
+    print(&match args.format {
+        Format::Text => table::text(&comparison),
+        Format::Markdown => table::markdown(&comparison),
+        Format::Csv => table::csv(&comparison),
+    })?;
     if let Some(folder) = &args.plot {
         plot::save(&comparison, folder)?;
     }
@@ -271,7 +280,8 @@ impl Comparison {
                     self.envs().iter().filter_map(|env| Some((of(x, env)?, of(y, env)?))).unzip();
                 let function = stats::probability_of_improvement;
                 (!x_scores.is_empty()).then(|| {
-                    let interval = stats::interval_of_two(&x_scores, &y_scores, function, RESAMPLES);
+                    let known = has_spread(&x_scores) || has_spread(&y_scores);
+                    let interval = known.then(|| stats::interval_of_two(&x_scores, &y_scores, function, RESAMPLES));
                     (x, y, x_scores.len(), Estimate { value: function(&x_scores, &y_scores), interval })
                 })
             })
@@ -368,7 +378,7 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
     })?;
     let series = run_dir::read_series(dir, &selection.metric)?;
     let now = run_dir::position(file.budget, &run_dir::progress(dir));
-    let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = file.budget;
+    let total = file.budget.total();
     let stopped = || -> bool {
         let last = run_dir::read_series(dir, "eval/mean_reward").ok().and_then(|series| series.last());
         file.eval.stop_at.zip(last).is_some_and(|(goal, last)| last >= goal)
@@ -408,13 +418,13 @@ fn group(runs: Vec<Run>, notes: &mut Vec<String>) -> Result<Vec<Group>> {
         let differs = |key: &&&String| family.iter().any(|(settings, _)| settings.get(**key) != family[0].0.get(**key));
         let differing: Vec<String> = keys.iter().filter(differs).map(|key| key.to_string()).collect();
         let prefix = format!("agent.{agent}.");
-        let mut of_family: BTreeMap<Vec<(String, u64)>, Group> = BTreeMap::new();
+        let mut of_family: BTreeMap<(Vec<(String, u64)>, String), Group> = BTreeMap::new();
         for (settings, run) in family {
             let value = |key: &String| settings.get(key).map_or("none".into(), Value::to_string);
             let shown = |key: &String| format!("{}={}", key.strip_prefix(&prefix).unwrap_or(key), value(key));
             let label = std::iter::once(agent.clone()).chain(differing.iter().map(shown)).collect::<Vec<_>>().join(" ");
             let empty = || Group { label: label.clone(), env: env.clone(), runs: Vec::new() };
-            let group = of_family.entry(natural(&label)).or_insert_with(empty);
+            let group = of_family.entry((natural(&label), label.clone())).or_insert_with(empty);
             match group.runs.iter().find(|other| other.file.seed == run.file.seed) {
                 Some(other) => notes.push(format!(
                     "{} is left out: {} has the same settings and seed",
@@ -483,12 +493,12 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
             (sentence.into(), bounds.collect())
         }
     };
+    if envs.len() < 2 {
+        return Ok(None);
+    }
     let even = |env: &str| bounds[env].high <= bounds[env].low;
     if let Some(env) = envs.iter().find(|env| even(env)) {
         notes.push(format!("no aggregate over environments: on {env} the same score would count as 0 and as 1"));
-        return Ok(None);
-    }
-    if envs.len() < 2 {
         return Ok(None);
     }
     let normalized = |label: &str, env: &str| -> Vec<f64> {

@@ -1,5 +1,6 @@
 //! `bregman doctor`: what is found, its version, what is missing, and the command that mends it.
 
+use crate::terminal::out;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +16,10 @@ struct Finding {
 }
 
 /// Looks at everything the program stands on and prints a line for each; whether nothing that is needed is missing.
-pub fn run() -> bool {
+///
+/// # Errors
+/// Standard output that cannot be written.
+pub fn run() -> anyhow::Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let findings = [
         needed("cargo", cargo(), "rustup update stable, or https://rustup.rs"),
@@ -34,15 +38,15 @@ pub fn run() -> bool {
     let mut well = true;
     for Finding { part, found, remedy, optional } in findings {
         match found {
-            Ok(found) => println!("ok       {part:<22} {found}"),
-            Err(why) if optional => println!("absent   {part:<22} {why}; {remedy}"),
+            Ok(found) => out!("ok       {part:<22} {found}")?,
+            Err(why) if optional => out!("absent   {part:<22} {why}; {remedy}")?,
             Err(why) => {
-                println!("missing  {part:<22} {why}; mend it with: {remedy}");
+                out!("missing  {part:<22} {why}; mend it with: {remedy}")?;
                 well = false;
             }
         }
     }
-    well
+    Ok(well)
 }
 
 fn needed(part: &'static str, found: Result<String, String>, remedy: &'static str) -> Finding {

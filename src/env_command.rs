@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::envs::{ActionSpace, Argument, Backend, Env, EnvConfig, Lane, LaneStep, gymnasium};
 use crate::error::bad_input;
+use crate::terminal::{note, out};
 use crate::{BadInput, Bregman, run_file};
 
 /// Subcommands of `bregman env`.
@@ -95,24 +96,24 @@ fn info(choice: &Choice, bregman: &Bregman) -> Result<()> {
     env.reset(Some(0), &mut vec![0.0; env.spec().obs_dim])?;
     let spec = env.spec();
     let number = |x: Option<f64>| x.map_or("none".into(), |x| x.to_string());
-    println!("{}, stepped by {}", spec.id, spec.backend);
-    println!("observation     {} numbers", spec.obs_dim);
+    out!("{}, stepped by {}", spec.id, spec.backend)?;
+    out!("observation     {} numbers", spec.obs_dim)?;
     match &spec.action_space {
-        ActionSpace::Box { low, high } => println!("action          {} numbers from {low:?} to {high:?}", low.len()),
-        ActionSpace::Discrete { n } => println!("action          one of {n}"),
-        ActionSpace::MultiDiscrete { nvec } => println!("action          one each of {nvec:?}"),
+        ActionSpace::Box { low, high } => out!("action          {} numbers from {low:?} to {high:?}", low.len())?,
+        ActionSpace::Discrete { n } => out!("action          one of {n}")?,
+        ActionSpace::MultiDiscrete { nvec } => out!("action          one each of {nvec:?}")?,
     }
-    println!("time limit      {}", number(spec.max_episode_steps.map(f64::from)));
-    println!("solved from     {}", number(spec.reward_threshold));
-    println!("saved exactly   {}", if env.save().is_some() { "yes" } else { "no: a resumed run starts new episodes" });
+    out!("time limit      {}", number(spec.max_episode_steps.map(f64::from)))?;
+    out!("solved from     {}", number(spec.reward_threshold))?;
+    out!("saved exactly   {}", if env.save().is_some() { "yes" } else { "no: a resumed run starts new episodes" })?;
     let names = env.info_names();
-    println!("info of reset   {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    out!("info of reset   {}", if names.is_empty() { "none".into() } else { names.join(", ") })?;
     // Those that native environments accept without effect have no default and come last.
     let mut arguments = env.arguments();
     arguments.sort_by_key(|argument| argument.default.is_none());
     for (i, Argument { name, default }) in arguments.into_iter().enumerate() {
         let default = default.map_or_else(String::new, |default| format!(" = {default}"));
-        println!("{:<15} {name}{default}", if i == 0 { "arguments" } else { "" });
+        out!("{:<15} {name}{default}", if i == 0 { "arguments" } else { "" })?;
     }
     Ok(())
 }
@@ -136,7 +137,7 @@ fn trace(arguments: &Trace, bregman: &Bregman) -> Result<()> {
         if finished.is_some() {
             writeln!(out, "{}", json!({ "reset": true, "obs": lane.obs() }))?;
         }
-        lane.take_warning().iter().for_each(|warning| eprintln!("{warning}"));
+        lane.take_warning().iter().for_each(|warning| note!("{warning}"));
     }
     Ok(out.flush()?)
 }

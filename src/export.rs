@@ -16,6 +16,7 @@ use crate::agents::nn::Activation;
 use crate::agents::policy::{PolicyChain, PolicyOp};
 use crate::checkpoint::write_whole;
 use crate::error::bad_input;
+use crate::terminal::out;
 use crate::{Bregman, onnx, train};
 
 /// Arguments of `bregman export`.
@@ -29,7 +30,7 @@ pub struct ExportArgs {
     /// The file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// `last`, `best`, or the steps of a checkpoint
+    /// `last`, `best`, the steps of a checkpoint, or a file as in policies/00050000.safetensors
     #[arg(long, default_value = "last")]
     checkpoint: String,
 }
@@ -44,18 +45,17 @@ enum ExportFormat {
 pub fn export(args: &ExportArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let (manifest, snapshot) = train::find_checkpoint(&args.dir, &args.checkpoint)?;
-    learner.load(&snapshot)?;
+    let env_steps = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let Some(chain) = learner.policy_chain() else {
         bad_input!("{}: the policy of this agent cannot be exported", args.dir.display());
     };
-    let about = format!("{}, {} environment steps", run.env.id, manifest.progress.env_steps);
+    let about = format!("{}, {env_steps} environment steps", run.env.id);
     let bytes = match args.format {
         ExportFormat::Onnx => onnx::model(&chain, &about)?,
         ExportFormat::Safetensors => safetensors(&chain, &about)?,
     };
     write_whole(&args.out, &bytes)?;
-    println!("{}: {about}, {} numbers in, {} out", args.out.display(), chain.obs_dim, chain.action_len());
+    out!("{}: {about}, {} numbers in, {} out", args.out.display(), chain.obs_dim, chain.action_len())?;
     Ok(())
 }
 

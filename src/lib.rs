@@ -3,6 +3,8 @@
 //! [`Bregman`] holds the agents and environments that a program knows; [`cli::run`] is the whole command line over them, so
 //! that a crate of your own can add one of either and get everything else.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
@@ -19,6 +21,7 @@ pub mod run_dir;
 pub mod run_file;
 pub mod stats;
 mod sweep;
+mod terminal;
 pub mod train;
 
 pub use bregman_agents as agents;

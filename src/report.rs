@@ -10,6 +10,7 @@ use clap::Args;
 use crate::checkpoint::write_whole;
 use crate::compare::plot::Plots;
 use crate::compare::{Comparison, Group, Selection, table};
+use crate::terminal::{note, out};
 use crate::{BadInput, Bregman};
 
 /// Arguments of `bregman report`.
@@ -28,14 +29,16 @@ const LINKED: [&str; 6] = ["run.toml", "meta.json", "metrics.csv", "timing.csv",
 const STYLE: &str = "
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1e1e1e; background: #fff; max-width: 1440px; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 1rem; }
 figure { margin: 0; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 920px; }
-figcaption, .small { font-size: .875rem; color: #555; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; white-space: nowrap; vertical-align: top; }
-td.words { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+figure svg { display: block; width: 100%; height: auto; max-width: 600px; }
+figcaption, .small { font-size: .875rem; color: #555; } figcaption, li, summary { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; background: linear-gradient(to right, #fff 30%, #fff0) 0 0 / 3rem 100%, linear-gradient(to left, #fff 30%, #fff0) 100% 0 / 3rem 100%,
+  linear-gradient(to right, #0003, #0000) 0 0 / .8rem 100%, linear-gradient(to left, #0003, #0000) 100% 0 / .8rem 100%; background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; white-space: nowrap; vertical-align: baseline; }
+td.words, th.words { white-space: normal; min-width: 16rem; } .words { overflow-wrap: anywhere; } .words span { display: inline-block; }
 details { margin: .5rem 0; } summary { cursor: pointer; padding: .4rem 0; } pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .8rem; }
 a { color: #0062a3; } td a { display: inline-block; padding: .2rem .5rem .2rem 0; }
 ";
@@ -43,23 +46,24 @@ a { color: #0062a3; } td a { display: inline-block; padding: .2rem .5rem .2rem 0
 /// Writes the page.
 pub fn report(args: &ReportArgs, bregman: &Bregman) -> Result<()> {
     let comparison = Comparison::read(args.selection.clone(), bregman)?;
-    comparison.notes.iter().for_each(|note| eprintln!("{note}"));
+    comparison.notes.iter().for_each(|note| note!("{note}"));
     let folder = match args.out.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", folder.display())))?;
     write_whole(&args.out, page(&comparison, folder)?.as_bytes())?;
-    println!("{}", args.out.display());
+    out!("{}", args.out.display())?;
     Ok(())
 }
 
 /// The page, with links relative to `folder`.
 fn page(comparison: &Comparison, folder: &Path) -> Result<String> {
     let runs: usize = comparison.groups.iter().map(|group| group.runs.len()).sum();
-    let few = |names: Vec<&str>, what: &str| match names.len() {
-        1..=3 => names.join(", "),
-        many => format!("{many} {what}"),
+    let few = |names: Vec<&str>, what: &str| match (names.len(), names.join(", ")) {
+        (1, name) => name,
+        (2 | 3, names) if names.chars().count() <= 60 => names,
+        (many, _) => format!("{many} {what}"),
     };
     let title = format!("{} on {}", few(comparison.labels(), "agents"), few(comparison.envs(), "environments"));
     let mut out = format!(
@@ -67,7 +71,8 @@ fn page(comparison: &Comparison, folder: &Path) -> Result<String> {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
-         <p class=\"small\">{runs} runs, written by bregman {}.</p>\n",
+         <p class=\"small\">{runs} {}, written by bregman {}.</p>\n",
+        if runs == 1 { "run" } else { "runs" },
         env!("CARGO_PKG_VERSION"),
         title = escape(&title),
     );
@@ -75,7 +80,7 @@ fn page(comparison: &Comparison, folder: &Path) -> Result<String> {
     let _ = writeln!(out, "<h2>Results</h2>\n{}", table::html(comparison, words));
     if !comparison.notes.is_empty() {
         let _ = writeln!(out, "<h2>Left out</h2>\n<ul>");
-        comparison.notes.iter().for_each(|note| out.push_str(&format!("<li>{}</li>\n", escape(note))));
+        comparison.notes.iter().for_each(|note| out.push_str(&format!("<li>{}</li>\n", words(note))));
         let _ = writeln!(out, "</ul>");
     }
     let _ = writeln!(out, "<h2>Settings</h2>");
@@ -95,7 +100,7 @@ fn figures(comparison: &Comparison, out: &mut String) -> Result<()> {
     for figure in plots.figures().into_iter().filter(|figure| !figure.is_composed()) {
         // Inside HTML the name space goes without saying.
         let svg = plots.svg(&figure)?.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
-        let caption = escape(&figure.caption());
+        let caption = escape(&plots.caption(&figure));
         let _ = writeln!(out, "<figure role=\"group\">{svg}<figcaption>{caption}</figcaption></figure>");
     }
     let _ = writeln!(out, "</div>");
@@ -110,9 +115,10 @@ fn settings(group: &Group, out: &mut String) -> Result<()> {
     let seeds: Vec<String> = group.runs.iter().map(|run| run.file.seed.to_string()).collect();
     let _ = writeln!(
         out,
-        "<details><summary>{} on {}, seeds {}</summary>\n<pre>{}</pre></details>",
+        "<details><summary>{} on {}, {} {}</summary>\n<pre>{}</pre></details>",
         escape(&group.label),
         escape(&group.env),
+        if seeds.len() == 1 { "seed" } else { "seeds" },
         seeds.join(" "),
         escape(&text.join("\n"))
     );
@@ -122,7 +128,7 @@ fn settings(group: &Group, out: &mut String) -> Result<()> {
 fn run_table(comparison: &Comparison, folder: &Path, out: &mut String) {
     let _ = writeln!(
         out,
-        "<h2>Runs</h2>\n<div class=\"wide\"><table>\n<tr><th>environment</th><th>agent</th><th>seed</th><th>score</th>\
+        "<h2>Runs</h2>\n<div class=\"wide\" tabindex=\"0\"><table>\n<tr><th>environment</th><th>agent</th><th>seed</th><th>score</th>\
          <th>minutes</th><th>files</th></tr>"
     );
     for group in &comparison.groups {
@@ -132,14 +138,14 @@ fn run_table(comparison: &Comparison, folder: &Path, out: &mut String) {
                 format!("<a href=\"{}\">{name}</a>", escape(&url(&path)))
             };
             let links: String = LINKED.iter().filter(|name| run.dir.join(name).is_file()).map(link).collect();
-            let minutes = run.series.seconds.last().map_or("?".into(), |seconds| format!("{:.1}", seconds / 60.0));
+            let minutes = table::minutes(run.series.seconds.last().copied().unwrap_or(f64::NAN));
             let _ = writeln!(
                 out,
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{minutes}</td><td>{links}</td></tr>",
-                escape(&group.env),
-                escape(&group.label),
+                "<tr>{}{}<td>{}</td><td>{}</td><td>{minutes}</td><td>{links}</td></tr>",
+                cell(&group.env),
+                cell(&group.label),
                 run.file.seed,
-                run.score,
+                table::score(run.score),
             );
         }
     }
@@ -161,8 +167,12 @@ fn versions(comparison: &Comparison, out: &mut String) {
         let packages = meta["packages"].as_object().into_iter().flatten();
         let packages: Vec<String> = packages.map(|(name, version)| format!("{name} {}", word(version))).collect();
         let command: Vec<String> = meta["command"].as_array().into_iter().flatten().map(&word).collect();
+        // A run that was resumed with another build names all of them.
+        let sittings = std::iter::once(&meta).chain(meta["resumed"].as_array().into_iter().flatten());
+        let mut revisions: Vec<String> = sittings.map(|sitting| word(&sitting["revision"])).collect();
+        revisions.dedup();
         let key = [
-            format!("{} ({})", word(&meta["version"]), word(&meta["revision"])),
+            format!("{} ({})", word(&meta["version"]), revisions.join(", then ")),
             format!("{}, {} cores", word(&machine["processor"]), word(&machine["cores"])),
             word(&machine["system"]),
             packages.join(", "),
@@ -171,15 +181,19 @@ fn versions(comparison: &Comparison, out: &mut String) {
     }
     let _ = writeln!(
         out,
-        "<h2>Versions and machines</h2>\n<div class=\"wide\"><table>\n<tr><th>runs</th><th>bregman</th><th>processor</th>\
-         <th>system</th><th>packages</th><th>a command</th></tr>"
+        "<h2>Versions and machines</h2>\n<div class=\"wide\" tabindex=\"0\"><table>\n<tr><th>runs</th><th>bregman</th><th>processor</th>\
+         <th>system</th><th>packages</th></tr>"
     );
+    let mut commands = String::new();
     for ([version, processor, system, packages], (count, command)) in seen {
-        let cells = [version, processor, system, packages].map(|cell| format!("<td>{}</td>", escape(&cell))).concat();
-        let _ =
-            writeln!(out, "<tr><td>{count}</td>{cells}<td class=\"words\"><code>{}</code></td></tr>", escape(&command));
+        let cells = [version, processor, system, packages].map(|text| cell(&text)).concat();
+        // A line breaks between arguments rather than after the dashes of one.
+        let command: Vec<String> = command.split(' ').map(|part| format!("<span>{}</span>", escape(part))).collect();
+        let command = command.join(" ");
+        let _ = writeln!(out, "<tr><td>{count}</td>{cells}</tr>");
+        commands.push_str(&format!("<p class=\"words\"><code>{command}</code></p>\n"));
     }
-    let _ = writeln!(out, "</table></div>");
+    let _ = writeln!(out, "</table></div>\n<h3>A command of each row</h3>\n{commands}");
 }
 
 /// `path` as seen from `folder`; both exist.
@@ -195,6 +209,12 @@ fn url(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/=,+@".contains(&byte);
     let text = path.to_string_lossy();
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A cell of a table, broken into lines where it is long.
+fn cell(text: &str) -> String {
+    let class = if text.chars().count() > table::LONG { " class=\"words\"" } else { "" };
+    format!("<td{class}>{}</td>", escape(text))
 }
 
 /// Text with `code` in backticks.

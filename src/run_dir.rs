@@ -34,14 +34,21 @@ pub fn find(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A key under which `s2` comes before `s10`.
+/// A key under which `s2` comes before `s10`, and `0.985` before `0.99`.
 pub fn natural(text: &str) -> Vec<(String, u64)> {
     let mut parts = vec![(String::new(), 0_u64)];
     let mut in_number = false;
+    // What a digit behind a decimal point is worth; fractions count in units of 1e-18.
+    let mut place = 0;
     for c in text.chars() {
         if let Some(digit) = c.to_digit(10) {
+            let behind_point = parts.len() > 1 && parts.last().is_some_and(|(letters, _)| letters == ".");
             if let Some((_, number)) = parts.last_mut() {
-                *number = number.saturating_mul(10).saturating_add(digit.into());
+                place = if in_number { place / 10 } else { 100_000_000_000_000_000_u64 };
+                *number = match behind_point {
+                    true => *number + place * u64::from(digit),
+                    false => number.saturating_mul(10).saturating_add(digit.into()),
+                };
             }
             in_number = true;
         } else {
@@ -153,5 +160,8 @@ mod tests {
         let mut names = ["s10", "s2", "a/s1", "s1"];
         names.sort_by_cached_key(|name| natural(name));
         assert_eq!(names, ["a/s1", "s1", "s2", "s10"]);
+        let mut names = ["gamma=0.99", "gamma=0.985", "gamma=0.9", "gamma=0.09", "gamma=1.0", "gamma=10.0"];
+        names.sort_by_cached_key(|name| natural(name));
+        assert_eq!(names, ["gamma=0.09", "gamma=0.9", "gamma=0.985", "gamma=0.99", "gamma=1.0", "gamma=10.0"]);
     }
 }

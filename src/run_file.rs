@@ -16,7 +16,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -60,7 +60,7 @@ pub struct RunFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSettings {
-    /// Distance between evaluations; there is always one at the end.
+    /// Distance between evaluations; there is always one at the end. A twentieth of the budget if left out.
     pub every: u64,
     /// Complete episodes per evaluation.
     pub episodes: u32,
@@ -74,7 +74,8 @@ pub struct EvalSettings {
 
 impl Default for EvalSettings {
     fn default() -> EvalSettings {
-        EvalSettings { every: 50_000, episodes: 10, stop_at: None, max_episode_steps: None }
+        // What is left out is filled in where the budget is known.
+        EvalSettings { every: 0, episodes: 10, stop_at: None, max_episode_steps: None }
     }
 }
 
@@ -115,6 +116,9 @@ impl Default for ObserveSettings {
     }
 }
 
+/// Evaluations over a budget where a run file does not say how often.
+const EVALUATIONS: u64 = 20;
+
 fn one() -> u64 {
     1
 }
@@ -136,14 +140,19 @@ impl RunFile {
         let text = std::fs::read_to_string(path).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
         let mut table: Table =
             toml::from_str(&text).map_err(|e| BadInput(format!("{}: {}", path.display(), e.to_string().trim())))?;
+        let file = table.clone();
         for change in patches {
             patch(&mut table, change)?;
         }
-        RunFile::check(table, bregman).with_context(|| path.display().to_string())
+        RunFile::check(table, bregman).map_err(|error| {
+            let wrong = wrong_patch(file, patches, &error.to_string(), bregman);
+            error.context(wrong.map_or(path.display().to_string(), |change| format!("`--set {change}`")))
+        })
     }
 
     /// Checks a table and writes all defaults out.
     pub fn check(table: Table, bregman: &Bregman) -> Result<RunFile> {
+        let says_every = table.get("eval").is_some_and(|eval| eval.get("every").is_some());
         let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|e| sentence(&e.path().to_string(), e.inner()))?;
         let positive = |key: &str, value: u64| match value {
@@ -152,6 +161,11 @@ impl RunFile {
         };
         if run.device != "cpu" {
             bad_input!("`device = \"{}\"`: this version trains on \"cpu\"", run.device);
+        }
+        let total = run.budget.total();
+        positive("budget", total)?;
+        if !says_every {
+            run.eval.every = (total / EVALUATIONS).max(1);
         }
         positive("threads", run.threads as u64)?;
         positive("env.num_envs", run.env.num_envs as u64)?;
@@ -163,9 +177,6 @@ impl RunFile {
         if run.seed > i64::MAX as u64 {
             bad_input!("`seed = {}`: a run file holds numbers up to 2^63 - 1", run.seed);
         }
-        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
-        positive("budget", total)?;
-
         let (name, settings) = run.agent_table()?;
         let entry = find_agent(name, bregman)?;
         let resolved = (entry.resolve)(settings).map_err(|e| agent_sentence(name, e))?;
@@ -235,6 +246,17 @@ impl RunFile {
         }
         Ok(())
     }
+}
+
+/// The first patch with which the file is refused as it is with all; none where the file is refused so by itself.
+fn wrong_patch<'a>(mut file: Table, patches: &'a [String], refusal: &str, bregman: &Bregman) -> Option<&'a str> {
+    let refused =
+        |table: &Table| RunFile::check(table.clone(), bregman).is_err_and(|error| error.to_string() == refusal);
+    if refused(&file) {
+        return None;
+    }
+    let wrong = patches.iter().find(|change| patch(&mut file, change).is_ok() && refused(&file));
+    wrong.map(String::as_str)
 }
 
 fn find_agent<'a>(name: &str, bregman: &'a Bregman) -> Result<&'a AgentEntry> {
@@ -352,6 +374,20 @@ mod tests {
         let text = run.to_toml().expect("it is plain TOML");
         assert!(text.contains("gae_lambda = 0.95") && text.contains("episodes = 10"), "{text}");
         assert_eq!(check(&text).expect("it is right"), run);
+    }
+
+    #[test]
+    fn twenty_evaluations_are_made_where_the_file_does_not_say_how_often() {
+        let every = |text: &str| check(text).expect("it is right").eval.every;
+        assert_eq!(every(PENDULUM), 50);
+        assert_eq!(every(&format!("{PENDULUM}[eval]\nepisodes = 3")), 50);
+        assert_eq!(every(&format!("{PENDULUM}[eval]\nevery = 7")), 7);
+        // A run of few optimiser steps is evaluated at each.
+        assert_eq!(every(&PENDULUM.replace("env_steps = 1000", "grad_steps = 3")), 1);
+        assert_eq!(refusal(&format!("{PENDULUM}[eval]\nevery = 0")), "`eval.every = 0`: at least 1");
+        // The resolved file says it, so that it stays when the budget grows.
+        let resolved = check(PENDULUM).expect("it is right").to_toml().expect("it is plain TOML");
+        assert_eq!(every(&resolved.replace("env_steps = 1000", "env_steps = 2000")), 50);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use toml::Table;
 use crate::agents::learner::Budget;
 use crate::error::bad_input;
 use crate::run_file::{RunFile, flat};
+use crate::terminal::{note, out};
 use crate::{BadInput, Bregman, run_dir, train};
 
 /// What a run prints, inside its directory.
@@ -126,14 +127,14 @@ impl Job {
     }
 }
 
-/// Runs what `args` ask for: exit code 0 all finished, 1 some failed, 130 interrupted.
+/// Runs what `args` ask for: exit code 0 all finished, 1 some failed, 128 + signal interrupted.
 pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
     let (jobs, finished) = plan(args, bregman)?;
     let total = jobs.len() + finished;
     if finished > 0 {
-        eprintln!("{finished} of {total} runs are finished already");
+        note!("{finished} of {total} runs are finished already");
     }
-    train::watch_interrupts()?;
+    train::watch_signals()?;
     let at_once = match args.jobs {
         Some(0) => bad_input!("`--jobs 0`: at least 1"),
         Some(jobs) => jobs,
@@ -142,18 +143,18 @@ pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
     let failures = Sweep::new(jobs, at_once, total, finished).run()?;
     let out = args.out.display();
     if train::interrupted() {
-        eprintln!("stopped; everything is saved, and the same command goes on");
-        return Ok(ExitCode::from(130));
+        note!("stopped; everything is saved, and the same command goes on");
+        return Ok(train::stopped_code());
     }
     if failures.is_empty() {
-        println!("{total} runs finished\ncompare them: bregman compare {out}");
+        out!("{total} runs finished\ncompare them: bregman compare {out}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} of {total} runs finished, {} failed:", total - failures.len(), failures.len());
+    out!("{} of {total} runs finished, {} failed:", total - failures.len(), failures.len())?;
     for Failure { name, log, words } in &failures {
-        println!("  {name}: {words}\n    log: {}", log.display());
+        out!("  {name}: {words}\n    log: {}", log.display())?;
     }
-    println!("the same command tries them again; compare the others: bregman compare {out}");
+    out!("the same command tries them again; compare the others: bregman compare {out}")?;
     Ok(ExitCode::FAILURE)
 }
 
@@ -230,7 +231,7 @@ fn job(name: String, path: &Path, patches: &[String], args: &SweepArgs, bregman:
         arguments.extend(patches.iter().flat_map(|patch| ["--set".to_string(), patch.clone()]));
     }
     arguments.push("--until-stdin-closes".into());
-    let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+    let total = run.budget.total();
     let mut job = Job { name, dir, arguments, budget: run.budget, total, position: 0 };
     job.look();
     Ok(Some(job))
@@ -401,7 +402,8 @@ impl Sweep {
                     let score = score.map_or(String::new(), |score| format!(": evaluation {score:.1}"));
                     self.say(&format!("{} finished{score}", job.name));
                 }
-                Some(130) if train::interrupted() => self.ended_units += job.position,
+                // What stops a whole group of processes reaches the children too.
+                Some(129 | 130 | 143) if train::interrupted() => self.ended_units += job.position,
                 _ => {
                     let words = last_words(&job, status);
                     self.fail(&job, words);
@@ -445,7 +447,7 @@ impl Sweep {
                 all.set_message(message);
             }
             None if self.printed.elapsed() > QUIET => {
-                eprintln!("{:>3} %  {message}", 100 * units / self.units.max(1));
+                note!("{:>3} %  {message}", 100 * units / self.units.max(1));
                 self.printed = Instant::now();
             }
             None => {}
@@ -455,7 +457,7 @@ impl Sweep {
     fn say(&self, line: &str) {
         match &self.bars {
             Some((bars, _)) => drop(bars.println(line)),
-            None => eprintln!("{line}"),
+            None => note!("{line}"),
         }
     }
 }

@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-use crate::agents::learner::{Budget, EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
+use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
 use crate::checkpoint::{self, Manifest, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
 use crate::run_file::RunFile;
+use crate::terminal::note;
 use crate::{BadInput, Bregman, metrics, run_dir};
 
 /// Training episodes that `rollout/ep_rew_mean` averages over.
@@ -24,18 +29,31 @@ const EVAL_SEED: u64 = 10_000;
 /// The file in a run directory that the process which trains there keeps locked.
 const LOCK: &str = ".lock";
 
-/// How often Ctrl-C was pressed.
-static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+/// The first signal that asked the program to stop; 0 for none.
+static STOPPED_BY: AtomicI32 = AtomicI32::new(0);
 
-/// Lets the first Ctrl-C finish the iteration and save, and the second stop at once.
-pub fn watch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
-            std::process::exit(130);
+/// Lets Ctrl-C, SIGTERM and SIGHUP finish the iteration and save; a Ctrl-C after one of them stops at once. The others may come
+/// twice without a person behind them, as when a terminal closes.
+pub fn watch_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("watching for signals")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if ask_to_stop(signal) {
+                note!(
+                    "finishing this iteration, then saving; Ctrl-C {}stops at once",
+                    if signal == SIGINT { "again " } else { "" }
+                );
+            } else if signal == SIGINT {
+                std::process::exit(128 + SIGINT);
+            }
         }
-        eprintln!("finishing this iteration, then saving; Ctrl-C again stops at once");
-    })
-    .context("watching for Ctrl-C")
+    });
+    Ok(())
+}
+
+/// Whether this was the first that asked.
+fn ask_to_stop(signal: i32) -> bool {
+    STOPPED_BY.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
 /// Treats the end of standard input as the first Ctrl-C. A run whose parent holds the other end of the pipe cannot outlive
@@ -43,15 +61,21 @@ pub fn watch_interrupts() -> Result<()> {
 pub fn watch_stdin() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        if INTERRUPTS.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            eprintln!("standard input has ended: finishing this iteration, then saving");
+        if ask_to_stop(SIGINT) {
+            note!("standard input has ended: finishing this iteration, then saving");
         }
     });
 }
 
 /// Whether the program was asked to stop.
 pub fn interrupted() -> bool {
-    INTERRUPTS.load(Ordering::SeqCst) > 0
+    STOPPED_BY.load(Ordering::SeqCst) > 0
+}
+
+/// The exit code of a program that saved and stopped as it was asked: 128 and the signal's number, as shells count. The end of
+/// standard input counts as Ctrl-C.
+pub fn stopped_code() -> ExitCode {
+    ExitCode::from(128 + STOPPED_BY.load(Ordering::SeqCst) as u8)
 }
 
 /// How a run ended.
@@ -59,7 +83,7 @@ pub fn interrupted() -> bool {
 pub enum Ending {
     /// The budget is spent or the goal reached.
     Finished,
-    /// Ctrl-C; everything is saved.
+    /// Asked to stop; everything is saved.
     Interrupted,
 }
 
@@ -158,7 +182,7 @@ impl Training {
         let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(unwritable)?;
         let lock = hold(dir)?;
-        std::fs::write(dir.join("meta.json"), meta()?).map_err(unwritable)?;
+        std::fs::write(dir.join("meta.json"), serde_json::to_string_pretty(&sitting())?).map_err(unwritable)?;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         Training::new(run, dir, learner, bregman, None, lock)
     }
@@ -172,7 +196,8 @@ impl Training {
             run.check_resumes(&read_run(dir, &[], bregman)?)?;
             let learner = build(&run, bregman)?;
             checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
-            eprintln!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
+            note!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
+            note_resume(dir, 0)?;
             return Training::new(run, dir, learner, bregman, None, lock);
         };
         if manifest.version != env!("CARGO_PKG_VERSION") {
@@ -189,11 +214,12 @@ impl Training {
         run.check_resumes(&before)?;
         let mut learner = build(&run, bregman)?;
         for sentence in learner.load(&snapshot).with_context(|| dir.display().to_string())? {
-            eprintln!("{sentence}");
+            note!("{sentence}");
         }
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
-        eprintln!("going on from {} {}", manifest.position, run.budget_unit());
+        note!("going on from {} {}", manifest.position, run.budget_unit());
+        note_resume(dir, manifest.position)?;
         Training::new(run, dir, learner, bregman, Some(manifest), lock)
     }
 
@@ -211,13 +237,13 @@ impl Training {
             Some(manifest) => (Logs::open(dir, columns, tensorboard, &manifest.logs)?, manifest.run),
             None => (Logs::open(dir, columns, tensorboard, &BTreeMap::new())?, RunState::default()),
         };
-        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = run.budget;
+        let total = run.budget.total();
         if shown {
             let (agent, backend) = (run.agent(bregman)?.0.name, bregman.envs.backend(&run.env));
             let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
-            eprintln!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
+            note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
         }
-        let console = Console::new(total, position(&run, learner.as_ref()), shown);
+        let console = Console::new(run.agent(bregman)?.0, total, position(&run, learner.as_ref()), shown);
         let earlier = state.seconds;
         Ok(Training {
             run,
@@ -273,7 +299,7 @@ impl Training {
     fn iterate(&mut self) -> Result<()> {
         let (began, before) = (Instant::now(), self.position());
         let report = self.learner.step().map_err(|e| self.failure(e.into()))?;
-        report.warnings.iter().for_each(|warning| self.console.print(warning));
+        report.warnings.iter().for_each(|warning| self.console.warn(warning));
         let progress = self.learner.progress();
         let now = self.position();
         let fps = (now - before) as f64 / began.elapsed().as_secs_f64();
@@ -283,7 +309,7 @@ impl Training {
         let mut improved = false;
         if due(self.run.eval.every) || self.finished() {
             let evaluation = evaluate(&self.run, self.learner.as_mut(), None, false).map_err(|e| self.failure(e))?;
-            evaluation.warning.iter().for_each(|warning| self.console.print(warning));
+            evaluation.warning.iter().for_each(|warning| self.console.warn(warning));
             improved = self.judge(&evaluation, &mut metrics);
         }
         self.state.seconds = self.seconds();
@@ -299,7 +325,7 @@ impl Training {
         self.logs.write(&row)?;
         self.console.show(&row);
         if self.run.checkpoint.snapshot_every.is_some_and(due) {
-            checkpoint::write_arrays(&self.policy_path(now), &self.learner.policy())?;
+            checkpoint::write_policy(&self.policy_path(now), &self.learner.policy(), progress)?;
         }
         if due(self.run.checkpoint.every) || improved || self.finished() {
             self.save()?;
@@ -351,9 +377,10 @@ impl Training {
     /// Keeps the policy of a failed run, which was finite, and says what else there is.
     fn failure(&self, error: anyhow::Error) -> anyhow::Error {
         self.console.finish();
-        let steps = self.learner.progress().env_steps;
+        let progress = self.learner.progress();
+        let steps = progress.env_steps;
         let policy = self.policy_path(self.position());
-        let kept = match checkpoint::write_arrays(&policy, &self.learner.policy()) {
+        let kept = match checkpoint::write_policy(&policy, &self.learner.policy(), progress) {
             Ok(()) => format!("its policy is kept as {}", policy.display()),
             Err(unwritten) => format!("its policy could not be kept: {unwritten:#}"),
         };
@@ -382,7 +409,7 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
             // Whole, but not for this version.
             Err(error) if error.is::<BadInput>() => return Err(error),
             Err(error) => {
-                eprintln!("{error:#}; going back to the checkpoint before it");
+                note!("{error:#}; going back to the checkpoint before it");
                 checkpoint::set_aside(dir, position)?;
             }
         }
@@ -391,6 +418,31 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
         bad_input!("{}: no checkpoint is whole; the run cannot go on", dir.display());
     }
     Ok(None)
+}
+
+/// Takes the policy called `name` into `learner`, to act and no more: a checkpoint's, or that of a file under `policies/`, named from
+/// the run directory or from the current one. Returns the environment steps it was trained for.
+///
+/// # Errors
+/// [`BadInput`]: there is none, or the name is none of these.
+pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<u64> {
+    if !name.ends_with(".safetensors") {
+        let (manifest, snapshot) = find_checkpoint(dir, name)?;
+        learner.load(&snapshot)?;
+        return Ok(manifest.progress.env_steps);
+    }
+    let path = Some(dir.join(name)).filter(|path| path.is_file()).unwrap_or_else(|| name.into());
+    let (policy, progress) = checkpoint::read_policy(&path)?;
+    // A policy is part of what the learner saves, under the same names.
+    let mut whole = learner.save();
+    let foreign = policy.arrays.keys().find(|name| !whole.arrays.contains_key(*name));
+    if let Some(foreign) = foreign {
+        bad_input!("{}: this run's agent has no `{foreign}`", path.display());
+    }
+    whole.arrays.extend(policy.arrays);
+    whole.state.extend(policy.state);
+    learner.load(&whole).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
+    Ok(progress.env_steps)
 }
 
 /// The checkpoint called `name`: `last`, `best`, or a position.
@@ -409,14 +461,17 @@ pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
             Ok(position) if checkpoint::positions(dir).contains(&position) => checkpoint::read(dir, position),
             _ => {
                 let there: Vec<String> = checkpoint::positions(dir).iter().map(u64::to_string).collect();
-                bad_input!("`--checkpoint {position}`: write last, best, or one of {}", there.join(", "))
+                bad_input!(
+                    "`--checkpoint {position}`: write last, best, a file under policies/, or one of {}",
+                    there.join(", ")
+                )
             }
         },
     }
 }
 
 /// Versions of the Python packages that environments come from, by the names of their folders: no Python is started for it.
-fn packages() -> serde_json::Map<String, serde_json::Value> {
+fn packages() -> Map<String, Value> {
     let venv = std::env::var("BREGMAN_VENV").ok().or(option_env!("BREGMAN_VENV").map(String::from)).unwrap_or_default();
     let folders = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let pythons = folders(Path::new(&venv).join("lib"));
@@ -425,22 +480,40 @@ fn packages() -> serde_json::Map<String, serde_json::Value> {
         let (name, version) = path.file_name()?.to_str()?.strip_suffix(".dist-info")?.split_once('-')?;
         ["gymnasium", "mujoco", "numpy"].contains(&name).then(|| (name.to_string(), version.into()))
     };
-    let mut found: Vec<(String, serde_json::Value)> = installed.filter_map(version).collect();
+    let mut found: Vec<(String, Value)> = installed.filter_map(version).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found.into_iter().collect()
 }
 
-/// Versions, command and machine, as JSON.
-fn meta() -> Result<String> {
+/// What a sitting of a run is made with and on: versions, command and machine.
+fn sitting() -> Map<String, Value> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(serde_json::to_string_pretty(&serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "revision": option_env!("BREGMAN_REVISION").unwrap_or("unknown"),
-        "packages": packages(),
-        "command": std::env::args().collect::<Vec<_>>(),
-        "started": humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        "machine": { "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS },
-    }))?)
+    let parts = [
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("revision", json!(option_env!("BREGMAN_REVISION").unwrap_or("unknown"))),
+        ("packages", json!(packages())),
+        ("command", json!(std::env::args().collect::<Vec<_>>())),
+        ("started", json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string())),
+        (
+            "machine",
+            json!({ "processor": processor.map(|(_, name)| name), "cores": cores, "system": std::env::consts::OS }),
+        ),
+    ];
+    parts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// Notes in `meta.json` that the run goes on from `position`, and with what. A file that is missing or damaged starts anew.
+fn note_resume(dir: &Path, position: u64) -> Result<()> {
+    let path = dir.join("meta.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut meta: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+    let mut record = Map::from_iter([("from".to_string(), json!(position))]);
+    record.extend(sitting());
+    match meta.get_mut("resumed") {
+        Some(Value::Array(records)) => records.push(record.into()),
+        _ => drop(meta.insert("resumed".into(), json!([record]))),
+    }
+    checkpoint::write_whole(&path, serde_json::to_string_pretty(&meta)?.as_bytes())
 }

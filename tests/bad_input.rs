@@ -17,13 +17,13 @@ fn refusal(name: &str, settings: &str) -> String {
 #[test]
 fn run_files() {
     let same = |settings: &str, expected: &str| assert_eq!(refusal("run-file", settings), expected);
-    same("--set agent.ppo.gama=0.9", "error: run.toml: unknown key `agent.ppo.gama`; did you mean `gamma`?");
-    same("--set agent.ppo.gamma=1.5", "error: run.toml: agent.ppo: `gamma = 1.5`: a discount lies in [0, 1]");
-    same(
-        "--set agent.ppo.gamma=high",
-        "error: run.toml: `agent.ppo.gamma`: invalid type: string \"high\", expected a number",
-    );
-    same("--set agent.pppo.gamma=0.9", "error: run.toml: `agent` names two agents, `ppo` and `pppo`: a run has one");
+    let patch = |change: &str, expected: &str| {
+        same(&format!("--set {change}"), &format!("error: `--set {change}`: {expected}"));
+    };
+    patch("agent.ppo.gama=0.9", "unknown key `agent.ppo.gama`; did you mean `gamma`?");
+    patch("agent.ppo.gamma=1.5", "agent.ppo: `gamma = 1.5`: a discount lies in [0, 1]");
+    patch("agent.ppo.gamma=high", "`agent.ppo.gamma`: invalid type: string \"high\", expected a number");
+    patch("agent.pppo.gamma=0.9", "`agent` names two agents, `ppo` and `pppo`: a run has one");
     same(
         "--set env.id=Pendulam-v1",
         "error: agent.ppo: no environment is called `Pendulam-v1`; did you mean `Pendulum-v1`?",
@@ -32,10 +32,10 @@ fn run_files() {
         "--set agent.ppo.batch_size=301",
         "error: agent.ppo: `batch_size = 301`: at most num_steps × num_envs = 300, the rows of a rollout",
     );
-    same("--set budget.grad_steps=5", "error: run.toml: `budget` holds exactly one of `env_steps` and `grad_steps`");
-    same("--set env.backend=nativ", "error: run.toml: `env.backend` cannot be \"nativ\"; did you mean `native`?");
-    same("--set checkpoint.keep=0", "error: run.toml: `checkpoint.keep = 0`: at least 1");
-    same("--set device=cuda:0", "error: run.toml: `device = \"cuda:0\"`: this version trains on \"cpu\"");
+    patch("budget.grad_steps=5", "`budget` holds exactly one of `env_steps` and `grad_steps`");
+    patch("env.backend=nativ", "`env.backend` cannot be \"nativ\"; did you mean `native`?");
+    patch("checkpoint.keep=0", "`checkpoint.keep = 0`: at least 1");
+    patch("device=cuda:0", "`device = \"cuda:0\"`: this version trains on \"cpu\"");
     assert!(refusal("kwargs", "--set env.kwargs.gravity=3").contains("gravity"));
 }
 
@@ -62,7 +62,10 @@ fn files_and_folders() {
     assert_eq!(code, 2);
     assert!(said.contains("`agent.ppo.gamma` was 0.99 and would be 0.5"), "{said}");
     let (code, said) = run(&place, "eval r --checkpoint 17");
-    assert_eq!((code, said.as_str()), (2, "error: `--checkpoint 17`: write last, best, or one of 300"));
+    assert_eq!(
+        (code, said.as_str()),
+        (2, "error: `--checkpoint 17`: write last, best, a file under policies/, or one of 300")
+    );
 }
 
 #[test]
@@ -101,4 +104,23 @@ fn arguments() {
     assert_eq!(run(&place, "train").0, 2);
     let (code, said) = run(&place, "show pp");
     assert_eq!((code, said.as_str()), (2, "error: no agent is called `pp`; did you mean `ppo`?"));
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_not_blamed_on_the_file() {
+    let place = folder("patches");
+    write(&place, PENDULUM);
+    let refusal = |arguments: &str| {
+        let (code, said) = run(&place, &format!("train run.toml --out r {arguments}"));
+        assert_eq!(code, 2, "{said}");
+        said
+    };
+    assert_eq!(
+        refusal("--set seed=2 --set agent.ppo.gama=0.5 --set eval.episodes=1"),
+        "error: `--set agent.ppo.gama=0.5`: unknown key `agent.ppo.gama`; did you mean `gamma`?"
+    );
+    assert_eq!(refusal("--set eval.every=0"), "error: `--set eval.every=0`: `eval.every = 0`: at least 1");
+    // What the file has wrong by itself is the file's.
+    write(&place, &PENDULUM.replace("threads", "treads"));
+    assert_eq!(refusal("--set seed=2"), "error: run.toml: unknown key `treads`; did you mean `threads`?");
 }

@@ -148,3 +148,65 @@ fn figures_are_pictures_in_both_formats() {
         assert!(svg.contains(&format!("width=\"{}\"", width / 2)), "{name}");
     }
 }
+
+/// The texts of an SVG: where each starts or has its middle, how it is anchored, its size and its letters.
+fn texts(svg: &str) -> Vec<(f64, String, f64, String)> {
+    let value = |tag: &str, name: &str| {
+        let start = tag.find(&format!(" {name}=\"")).map(|at| at + name.len() + 3)?;
+        Some(tag[start..].split('"').next().unwrap_or_default().to_string())
+    };
+    let number = |tag: &str, name: &str| value(tag, name).and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
+    let all = svg.split("<text").skip(1).filter(|text| !text.contains("rotate"));
+    all.map(|text| {
+        let (tag, rest) = text.split_once('>').expect("a whole tag");
+        let letters = rest.split('<').next().unwrap_or_default().trim().to_string();
+        (number(tag, "x"), value(tag, "text-anchor").unwrap_or_default(), number(tag, "font-size"), letters)
+    })
+    .collect()
+}
+
+#[test]
+fn long_names_stay_inside_the_picture_and_one_run_claims_no_interval() {
+    let place = folder("compare-long");
+    let env = "my_package_of_environments/AnExtraordinarilyLongEnvironmentName-v12";
+    let long =
+        "learning_rate = 0.000123456789\nclip_coef = 0.3333\nent_coef = 0.0012345\nnum_epochs = 20\ngamma = 0.987654";
+    for seed in [1, 2] {
+        fake(place.join(format!("runs/a/s{seed}")), env, "", seed, [0.0, seed as f64]);
+        fake(place.join(format!("runs/b/s{seed}")), env, long, seed, [f64::NAN, 5.0]);
+    }
+    let (code, _, notes) = compare(&place, "runs --plot plots");
+    assert_eq!((code, notes.as_str()), (0, ""), "one environment needs no aggregate, and no word about it");
+    let mut letters = String::new();
+    for entry in std::fs::read_dir(place.join("plots")).expect("it is there").flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|ending| ending != "svg") {
+            continue;
+        }
+        let svg = std::fs::read_to_string(&path).expect("it is there");
+        let width = 400.0;
+        assert!(svg.starts_with(&format!("<svg width=\"{width}\"")), "{}", &svg[..60]);
+        for (x, anchor, size, text) in texts(&svg) {
+            let wide = 0.56 * size * text.chars().count() as f64;
+            let start = if anchor == "middle" { x - wide / 2.0 } else { x };
+            // The axes' own numbers end where they are put.
+            assert!(anchor == "end" || (start >= 0.0 && start + wide <= width + 0.5), "{text} in {}", path.display());
+            letters += &text.replace(' ', "");
+        }
+        assert!(!svg.contains("NaN"), "{}", path.display());
+        let is_curve = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("curve"));
+        assert!(!is_curve || svg.contains("eval/mean_reward"), "the axis says what is drawn");
+    }
+    for setting in ["clip_coef=0.3333", "learning_rate=0.000123456789", "num_epochs=20"] {
+        assert!(letters.contains(setting), "{setting} is nowhere");
+    }
+
+    let (code, table, notes) = compare(&place, "runs/a/s1 --threshold 1 --plot alone");
+    assert_eq!((code, notes.as_str()), (0, ""));
+    assert!(!table.contains('[') && table.contains("One run each, so there are no intervals"), "{table}");
+    assert!(!place.join("alone/intervals.svg").exists(), "there is no interval to draw");
+    let (_, csv, _) = compare(&place, "runs/a/s1 --format csv");
+    assert!(csv.lines().any(|line| line.ends_with(",mean,1,,")), "{csv}");
+    let (_, table, _) = compare(&place, "runs/b");
+    assert!(table.contains('?') && !table.contains("NaN"), "an area over a NaN is not known:\n{table}");
+}

@@ -14,6 +14,14 @@ fn every_logged_number_is_documented() {
 }
 
 #[test]
+fn what_the_terminal_shows_of_an_agent_is_declared() {
+    for agent in Bregman::default().agents.entries() {
+        let declared = |name: &&str| agent.metrics.iter().any(|(metric, _)| metric == name);
+        assert!(agent.console.iter().all(declared), "{}: {:?}", agent.name, agent.console);
+    }
+}
+
+#[test]
 fn every_preset_is_a_right_run_file() {
     let bregman = Bregman::default();
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");

@@ -57,7 +57,7 @@ fn an_unstable_simulation_is_told_once() {
     assert!(said.starts_with(&format!("environment 0 in episode 0 near step 1: acceleration 0 {about}")), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 
-    let text = "[budget]\nenv_steps = 200\n[agent.ppo]\nnum_steps = 100\nbatch_size = 50\n[eval]\nepisodes = 2\n\
+    let text = "[budget]\nenv_steps = 200\n[agent.ppo]\nnum_steps = 100\nbatch_size = 50\n[eval]\nevery = 200\nepisodes = 2\n\
                 [env]\nid = 'InvertedPendulum-v5'\nkwargs.xml_file = './pole.xml'";
     common::write(&place, text);
     let (code, said) = run(&place, "train run.toml --out r");
@@ -66,6 +66,8 @@ fn an_unstable_simulation_is_told_once() {
     assert_eq!(warnings.len(), 2, "{said}");
     assert!(warnings[0].starts_with("environment 0 in episode 0 near step"), "{said}");
     assert!(warnings[1].starts_with("evaluation episode 0: "), "{said}");
+    let (code, said) = run(&place, "train run.toml --out quiet --set observe.console=false");
+    assert_eq!((code, said.lines().collect::<Vec<_>>()), (0, warnings), "a run without progress still warns");
     let (code, said) = run(&place, "eval r --stochastic");
     assert_eq!((code, said.matches(about).count()), (0, 1), "{said}");
 }

@@ -129,7 +129,10 @@ fn safetensors_hold_the_same_numbers_with_their_shapes() {
     assert_eq!(file.tensor("5.linear.bias").expect("a bias").data(), bias[0].to_le_bytes());
 
     let (code, said) = run(&place, "export r --format onnx --out x --checkpoint 17");
-    assert_eq!((code, said.as_str()), (2, "error: `--checkpoint 17`: write last, best, or one of 900"));
+    assert_eq!(
+        (code, said.as_str()),
+        (2, "error: `--checkpoint 17`: write last, best, a file under policies/, or one of 900")
+    );
     let (code, said) = run(&place, "export nowhere --format onnx --out x");
     assert_eq!((code, said.as_str()), (2, "error: nowhere holds no run: there is no run.toml"));
 }

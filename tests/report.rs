@@ -42,6 +42,40 @@ fn the_page_refers_to_nothing_outside_and_its_links_lead_to_files() {
 }
 
 #[test]
+fn a_page_of_one_run_says_so_and_tables_can_be_scrolled_and_broken_into_lines() {
+    let place = folder("report-one");
+    write(&place, &PENDULUM.replace("12_000", "900").replace("every = 3_000", "every = 300"));
+    assert_eq!(run(&place, "train run.toml --out runs/s1").0, 0);
+    assert_eq!(run(&place, "report runs --out one.html"), (0, String::new()));
+    let page = std::fs::read_to_string(place.join("one.html")).expect("it is there");
+    for words in
+        ["1 run, written", "seed 3</summary>", "Pendulum-v1: one run.", "One run each, so there are no intervals"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    for words in ["1 runs", "95 % interval", "Left out", "interval, Pendulum"] {
+        assert!(!page.contains(words), "{words}");
+    }
+    // Only the tables scroll sideways, by keyboard too; long cells and the command are broken into lines.
+    assert_eq!(page.matches("<table").count(), page.matches("<div class=\"wide\" tabindex=\"0\"><table").count());
+    assert!(page.contains("<span>--out</span> <span>runs/s1</span>"), "an argument is not broken at its dashes");
+
+    // A row of metrics.csv that stands out is drawn as a gap, and what is left out is told with its code set as such.
+    let log = place.join("runs/s1/metrics.csv");
+    let text = std::fs::read_to_string(&log).expect("it is there");
+    let (rows, last) = text.trim_end().rsplit_once('\n').expect("rows");
+    let column = text.lines().next().expect("a header").split(',').position(|name| name == "eval/mean_reward");
+    let mut cells: Vec<&str> = last.split(',').collect();
+    cells[column.expect("there is one")] = "NaN";
+    std::fs::create_dir_all(place.join("runs/s2")).expect("writable");
+    std::fs::copy(place.join("runs/s1/run.toml"), place.join("runs/s2/run.toml")).expect("writable");
+    std::fs::write(place.join("runs/s2/metrics.csv"), format!("{rows}\n{}\n", cells.join(","))).expect("writable");
+    assert_eq!(run(&place, "report runs --out two.html").0, 0);
+    let page = std::fs::read_to_string(place.join("two.html")).expect("it is there");
+    assert!(page.contains("is left out: <code>eval/mean_reward</code> ends at NaN"), "{page}");
+}
+
+#[test]
 fn nothing_to_report_is_bad_input() {
     let place = folder("report-empty");
     std::fs::create_dir(place.join("runs")).expect("writable");

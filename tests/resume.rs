@@ -90,21 +90,28 @@ fn a_finished_run_says_so_and_goes_on_with_a_larger_budget() {
 }
 
 #[test]
-fn an_interrupted_run_is_saved_and_says_how_to_go_on() {
+fn a_run_that_is_asked_to_stop_is_saved_and_says_how_to_go_on() {
     let place = folder("interrupt");
     write(&place, &PENDULUM.replace("12_000", "12_000_000"));
-    let child = bregman(&place).args(["train", "run.toml", "--out", "r"]).stderr(std::process::Stdio::piped()).spawn();
-    let child = child.expect("it starts");
-    while !place.join("r/metrics.csv").exists() {
-        std::thread::sleep(Duration::from_millis(5));
+    // A terminal that closes sends SIGHUP, and may send it twice.
+    for (signals, code) in [(["-INT"].as_slice(), 130), (&["-TERM"], 143), (&["-HUP", "-HUP", "-TERM"], 129)] {
+        let run = format!("r{code}");
+        let child =
+            bregman(&place).args(["train", "run.toml", "--out", &run]).stderr(std::process::Stdio::piped()).spawn();
+        let child = child.expect("it starts");
+        while !place.join(&run).join("metrics.csv").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for signal in signals {
+            let sent = std::process::Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
+            assert!(sent.expect("kill is there").success());
+        }
+        let output = child.wait_with_output().expect("a child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(&format!("go on with: bregman train --resume {run}")), "{said}");
+        assert!(!bregman::checkpoint::positions(&place.join(&run)).is_empty());
     }
-    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.expect("kill is there").success());
-    let output = child.wait_with_output().expect("a child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.contains("go on with: bregman train --resume r"), "{said}");
-    assert!(!bregman::checkpoint::positions(&place.join("r")).is_empty());
 }
 
 #[test]
@@ -118,4 +125,61 @@ fn evaluation_after_loading_equals_evaluation_before_saving() {
     let last: serde_json::Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
     assert_eq!(evaluation["mean_reward"], last["eval/mean_reward"]);
     assert_eq!(evaluation["std_reward"], last["eval/std_reward"]);
+}
+
+#[test]
+fn every_resume_is_noted_beside_what_the_run_began_with() {
+    let place = folder("noted");
+    write(&place, &PENDULUM.replace("12_000", "900"));
+    assert_eq!(run(&place, "train run.toml --out r --set agent.ppo.anneal_lr=false").0, 0);
+    let meta = || -> serde_json::Value {
+        let text = std::fs::read_to_string(place.join("r/meta.json")).expect("it is there");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let began = meta();
+    assert!(began.get("resumed").is_none() && began["revision"].is_string(), "{began}");
+    for (budget, from) in [(1800, 900), (2700, 1800)] {
+        assert_eq!(run(&place, &format!("train --resume r --set budget.env_steps={budget}")).0, 0);
+        let now = meta();
+        let record = now["resumed"].as_array().and_then(|records| records.last()).expect("a record");
+        assert_eq!(record["from"], from);
+        assert_eq!((&record["version"], &record["revision"]), (&began["version"], &began["revision"]));
+        assert!(record["command"].to_string().contains(&format!("budget.env_steps={budget}")), "{record}");
+        assert_eq!((&now["started"], &now["command"]), (&began["started"], &began["command"]), "the beginning stays");
+    }
+    assert_eq!(meta()["resumed"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_kept_policy_is_judged_and_exported_like_a_checkpoint() {
+    let place = folder("policies");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r").0, 0);
+    let judge = |checkpoint: &str| -> serde_json::Value {
+        let arguments = ["eval", "r", "--json", "--checkpoint", checkpoint];
+        let output = bregman(&place).args(arguments).output().expect("it starts");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    assert_eq!(judge("policies/00012000.safetensors"), judge("last"));
+    assert_eq!(judge("r/policies/00012000.safetensors"), judge("last"), "named from here");
+    let half = judge("policies/00006000.safetensors");
+    assert_eq!(half["env_steps"], 6000);
+    assert_ne!(half["rewards"], judge("last")["rewards"]);
+    for (checkpoint, file) in [("policies/00012000.safetensors", "a.onnx"), ("last", "b.onnx")] {
+        let arguments = format!("export r --format onnx --out {file} --checkpoint {checkpoint}");
+        assert_eq!(run(&place, &arguments), (0, String::new()));
+    }
+    let read = |name: &str| std::fs::read(place.join(name)).expect("it is there");
+    assert!(read("a.onnx") == read("b.onnx"));
+
+    let whole = read("r/policies/00006000.safetensors");
+    std::fs::write(place.join("short.safetensors"), &whole[..whole.len() / 2]).expect("writable");
+    for (file, why) in [
+        ("short.safetensors", "short.safetensors: no safetensors file: "),
+        ("absent.safetensors", "absent.safetensors: No such file or directory"),
+        ("checkpoints/00012000/learner.safetensors", "not a policy of a run: its metadata has no `state`"),
+    ] {
+        let (code, said) = run(&place, &format!("eval r --checkpoint {file}"));
+        assert!(code == 2 && said.contains(why), "{code} {said}");
+    }
 }

@@ -118,7 +118,10 @@ fn a_larger_budget_goes_on_and_other_settings_are_refused() {
     assert_eq!(code, 2);
     assert!(said.starts_with("error: all/s1 was begun with other settings: `agent.ppo.gamma` was 0.99"), "{said}");
     let (code, said) = sweep("--set agent.ppo.gama=0.5");
-    assert_eq!((code, said.as_str()), (2, "error: run.toml: unknown key `agent.ppo.gama`; did you mean `gamma`?"));
+    assert_eq!(
+        (code, said.as_str()),
+        (2, "error: `--set agent.ppo.gama=0.5`: unknown key `agent.ppo.gama`; did you mean `gamma`?")
+    );
     let twice = format!("sweep run.toml {} --out all", file.display());
     let (code, said) = run(&place, &twice);
     assert!(code == 2 && said.starts_with("error: two runs would lie in run/s1"), "{said}");

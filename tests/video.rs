@@ -88,12 +88,31 @@ fn what_cannot_be_filmed_says_why() {
         "error: filming into r.gif: environment `Drawn-v0`: it cannot be drawn: there is no brush"
     );
     assert!(refusal("r.webm").ends_with("the video r.webm should end in .gif or .mp4"));
-    // As where neither EGL nor OSMesa works: MuJoCo has no such renderer.
+    // Nothing draws where the module that loads EGL and OSMesa cannot be imported and the one for windows does nothing.
+    std::fs::create_dir_all(place.join("blind")).expect("writable");
+    std::fs::write(place.join("blind/OpenGL.py"), "raise ImportError").expect("writable");
+    std::fs::write(place.join("blind/glfw.py"), "def __getattr__(name): return None").expect("writable");
     let run_file = RUN.replace("Drawn-v0", "InvertedPendulum-v5").replace("imports = [\"drawn\"]", "");
     std::fs::write(place.join("run.toml"), run_file).expect("writable");
     assert_eq!(run(&place, "train run.toml --out m").0, 0);
-    let output = bregman(&place).args(["eval", "m", "--video", "m.gif"]).env("MUJOCO_GL", "disabled").output();
-    let said = String::from_utf8(output.expect("it starts").stderr).expect("text");
+    let film = |name: &str, value: &std::ffi::OsStr| {
+        let mut command = bregman(&place);
+        command.args(["eval", "m", "--video", "m.gif"]).env_remove("MUJOCO_GL").env_remove("DISPLAY").env(name, value);
+        let output = command.output().expect("it starts");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!place.join("m.gif").exists());
+        (output.status.code(), said)
+    };
+    let (code, said) = film("PYTHONPATH", place.join("blind").as_os_str());
     assert!(said.contains("neither EGL nor OSMesa works") && said.contains("apt-get install libosmesa6"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(code, Some(1));
+    let (code, said) = film("MUJOCO_GL", "disabled".as_ref());
+    assert!(said.contains("MUJOCO_GL=disabled does not work here; without it EGL and OSMesa are tried"), "{said}");
+    assert_eq!(code, Some(1));
+    let (code, said) = film("MUJOCO_GL", "bogus".as_ref());
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(2), "error: `MUJOCO_GL=bogus`: egl or osmesa; left out, whichever works\n")
+    );
 }

@@ -169,6 +169,86 @@ impl Dist {
             }
         }
     }
+
+    /// Adds `d_kl` times the gradient of KL(p ‖ q) in p's output row and log standard deviations; q is held fixed.
+    pub fn kl_backward<T: Real>(
+        &self,
+        p: (&[T], &[T]),
+        q: (&[T], &[T]),
+        d_kl: T,
+        d_output: &mut [T],
+        d_log_std: &mut [T],
+    ) {
+        match self {
+            Dist::Categorical { nvec } => {
+                for ((p, range), (q, _)) in components(nvec, p.0).zip(components(nvec, q.0)) {
+                    let (lse_p, lse_q) = (log_sum_exp(p), log_sum_exp(q));
+                    let terms = || p.iter().zip(q).map(|(&p, &q)| ((p - lse_p).exp(), (p - lse_p) - (q - lse_q)));
+                    let kl = terms().map(|(p, log_ratio)| p * log_ratio).sum::<T>();
+                    let rows = d_output[range].iter_mut().zip(terms());
+                    rows.for_each(|(d, (p, log_ratio))| *d += d_kl * p * (log_ratio - kl));
+                }
+            }
+            Dist::Gaussian { .. } => {
+                let rows = gaussian(p.0, p.1, q.0).zip(q.1).zip(d_output).zip(d_log_std);
+                for ((((mean_p, log_std_p, mean_q), &log_std_q), d_mean), d_log_std) in rows {
+                    let two = T::of(2.0);
+                    *d_mean += d_kl * (mean_p - mean_q) * (-two * log_std_q).exp();
+                    *d_log_std += d_kl * ((two * (log_std_p - log_std_q)).exp() - T::one());
+                }
+            }
+        }
+    }
+
+    /// Adds `d_kl` times the gradient of KL(p ‖ q) in q's output row and log standard deviations; p is held fixed.
+    pub fn forward_kl_backward<T: Real>(
+        &self,
+        p: (&[T], &[T]),
+        q: (&[T], &[T]),
+        d_kl: T,
+        d_output: &mut [T],
+        d_log_std: &mut [T],
+    ) {
+        match self {
+            Dist::Categorical { nvec } => {
+                for ((p, range), (q, _)) in components(nvec, p.0).zip(components(nvec, q.0)) {
+                    let (lse_p, lse_q) = (log_sum_exp(p), log_sum_exp(q));
+                    for ((d, &p), &q) in d_output[range].iter_mut().zip(p).zip(q) {
+                        *d += d_kl * ((q - lse_q).exp() - (p - lse_p).exp());
+                    }
+                }
+            }
+            Dist::Gaussian { .. } => {
+                let rows = gaussian(p.0, p.1, q.0).zip(q.1).zip(d_output).zip(d_log_std);
+                for ((((mean_p, log_std_p, mean_q), &log_std_q), d_mean), d_log_std) in rows {
+                    let two = T::of(2.0);
+                    let (inverse_var, z) = ((-two * log_std_q).exp(), (mean_q - mean_p) * (-log_std_q).exp());
+                    *d_mean += d_kl * (mean_q - mean_p) * inverse_var;
+                    *d_log_std += d_kl * (T::one() - (two * (log_std_p - log_std_q)).exp() - z * z);
+                }
+            }
+        }
+    }
+
+    /// Multiplies a tangent of the output row and of the log standard deviations by the Fisher information, in place: the
+    /// Hessian of both KL(p ‖ q) and KL(q ‖ p) at p = q. Gaussian: 1/σ² for means and 2 for log standard deviations;
+    /// categorical: diag(p) − p pᵀ.
+    pub fn fisher_product<T: Real>(&self, output: &[T], log_std: &[T], v_output: &mut [T], v_log_std: &mut [T]) {
+        match self {
+            Dist::Categorical { nvec } => {
+                for (logits, range) in components(nvec, output) {
+                    let lse = log_sum_exp(logits);
+                    let v = &mut v_output[range];
+                    let mean = logits.iter().zip(&*v).map(|(&x, &v)| (x - lse).exp() * v).sum::<T>();
+                    v.iter_mut().zip(logits).for_each(|(v, &x)| *v = (x - lse).exp() * (*v - mean));
+                }
+            }
+            Dist::Gaussian { .. } => {
+                v_output.iter_mut().zip(log_std).for_each(|(v, &s)| *v *= (T::of(-2.0) * s).exp());
+                v_log_std.iter_mut().for_each(|v| *v *= T::of(2.0));
+            }
+        }
+    }
 }
 
 /// The logits of each component, with their place in the row.

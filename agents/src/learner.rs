@@ -66,12 +66,19 @@ pub enum Budget {
 }
 
 impl Budget {
+    /// How much, in its own unit.
+    pub fn total(&self) -> u64 {
+        let (Budget::EnvSteps(total) | Budget::GradSteps(total)) = *self;
+        total
+    }
+
     /// The part of the budget that is spent, in [0, 1].
     pub fn spent(&self, progress: &Progress) -> f64 {
-        let (done, total) = match *self {
-            Budget::EnvSteps(total) => (progress.env_steps, total),
-            Budget::GradSteps(total) => (progress.grad_steps, total),
+        let done = match self {
+            Budget::EnvSteps(_) => progress.env_steps,
+            Budget::GradSteps(_) => progress.grad_steps,
         };
+        let total = self.total();
         if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) }
     }
 }

@@ -2,16 +2,28 @@
 //!
 //! Deliberately absent: clocks, the console, budgets' bookkeeping on disk, and paths outside dataset and checkpoint code.
 
+pub mod actor;
 pub mod actor_critic;
+pub mod check;
 pub mod dist;
 pub mod evaluate;
+pub mod fma_pg;
+pub mod full_batch;
+pub mod inner;
 pub mod learner;
+pub mod mdpo;
+pub mod mirror;
 pub mod nn;
 pub mod normalize;
+pub mod on_policy;
 pub mod optim;
+mod optional;
 pub mod policy;
 pub mod ppo;
 pub mod registry;
 pub mod returns;
 pub mod rollout;
+pub mod sso;
+pub mod trpo;
+pub mod value;
 pub mod workers;

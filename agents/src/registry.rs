@@ -21,14 +21,44 @@ pub enum AgentConfigError {
 }
 
 /// Settings of one agent: a serde struct with documented fields and a `Default`.
+///
+/// Settings that several agents share are structs of their own, taken in by `#[serde(flatten)]` and named in
+/// [`PARTS`](AgentConfig::PARTS): the run file has one flat table, and each setting is described once.
 pub trait AgentConfig:
     Sized + Default + serde::Serialize + serde::de::DeserializeOwned + documented::DocumentedFields
 {
+    /// The fields that are flattened, and what stands in them.
+    const PARTS: &'static [Part] = &[];
+
     /// Refuses values that cannot work, with [`LearnError::Config`].
     fn validate(&self) -> Result<(), LearnError>;
 
     /// Builds the learner.
     fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError>;
+}
+
+/// A flattened field of an [`AgentConfig`].
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    field: &'static str,
+    keys: &'static [&'static str],
+    docs: &'static [&'static str],
+}
+
+impl Part {
+    /// The field called `field`, whose type is `P`.
+    pub const fn of<P: documented::DocumentedFields>(field: &'static str) -> Part {
+        Part { field, keys: P::FIELD_NAMES, docs: P::FIELD_DOCS }
+    }
+}
+
+/// Every key of `C`'s table with its meaning, a part's keys in the place of its field.
+fn keys<C: AgentConfig>() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let own = C::FIELD_NAMES.iter().zip(C::FIELD_DOCS);
+    own.flat_map(|(&key, &doc)| match C::PARTS.iter().find(|part| part.field == key) {
+        Some(part) => part.keys.iter().copied().zip(part.docs.iter().copied()).collect(),
+        None => vec![(key, doc)],
+    })
 }
 
 /// A setting as `bregman show` prints it.
@@ -54,6 +84,8 @@ pub struct AgentEntry {
     pub summary: &'static str,
     /// Names and meanings of every number it reports.
     pub metrics: &'static [(&'static str, &'static str)],
+    /// Which of them the terminal shows; the first two where it names none.
+    pub console: &'static [&'static str],
     /// Every setting with default and meaning.
     pub settings: fn() -> Vec<SettingDoc>,
     /// Checks a table and returns it complete, defaults written out.
@@ -69,15 +101,47 @@ impl AgentEntry {
         summary: &'static str,
         metrics: &'static [(&'static str, &'static str)],
     ) -> AgentEntry {
-        AgentEntry { name, summary, metrics, settings: settings::<C>, resolve: resolve::<C>, build: build::<C> }
+        let (settings, resolve, build) = (settings::<C>, resolve::<C>, build::<C>);
+        AgentEntry { name, summary, metrics, console: &[], settings, resolve, build }
+    }
+
+    /// The same with these of its metrics on the terminal.
+    pub const fn console(self, console: &'static [&'static str]) -> AgentEntry {
+        AgentEntry { console, ..self }
     }
 }
 
+/// Strict, also about keys of flattened parts, which serde alone would let pass. Keys that are left out have the values of
+/// `C`'s default, whatever a part's own default is.
 fn parse<C: AgentConfig>(table: &toml::Table) -> Result<C, AgentConfigError> {
-    let config: C = serde_path_to_error::deserialize(toml::Value::Table(table.clone()))
+    let known: Vec<&'static str> = keys::<C>().map(|(key, _)| key).collect();
+    let defaults = as_table(&C::default());
+    let with = |keys: &mut dyn Iterator<Item = (&String, &toml::Value)>| {
+        let mut all = defaults.clone();
+        all.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
+        serde_path_to_error::deserialize::<_, C>(toml::Value::Table(all))
+    };
+    // One by one, because a flattened key's name is lost in serde's error.
+    for (key, value) in table {
+        let checked = match known.contains(&key.as_str()) {
+            true => with(&mut std::iter::once((key, value))).map(drop).map_err(|e| {
+                let path = e.path().to_string();
+                (if path.starts_with(key.as_str()) { path } else { key.clone() }, e.into_inner())
+            }),
+            false => Err((key.clone(), unknown_field(key, &known))),
+        };
+        checked.map_err(|(path, error)| AgentConfigError::Parse { path, error })?;
+    }
+    let config = with(&mut table.iter())
         .map_err(|e| AgentConfigError::Parse { path: e.path().to_string(), error: e.into_inner() })?;
     config.validate()?;
     Ok(config)
+}
+
+/// Serde's own words for a key that is not there.
+fn unknown_field(key: &str, known: &[&str]) -> toml::de::Error {
+    let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
+    serde::de::Error::custom(format!("unknown field `{key}`, expected one of {}", known.join(", ")))
 }
 
 fn resolve<C: AgentConfig>(table: &toml::Table) -> Result<toml::Table, AgentConfigError> {
@@ -90,13 +154,13 @@ fn build<C: AgentConfig>(table: &toml::Table, setup: &Setup) -> Result<Box<dyn L
 
 fn settings<C: AgentConfig>() -> Vec<SettingDoc> {
     let defaults = as_table(&C::default());
-    let docs = C::FIELD_NAMES.iter().zip(C::FIELD_DOCS);
-    docs.map(|(&key, &doc)| SettingDoc {
-        key: key.into(),
-        default: defaults.get(key).map_or("none".into(), |value| value.to_string()),
-        doc: doc.split_whitespace().collect::<Vec<_>>().join(" "),
-    })
-    .collect()
+    keys::<C>()
+        .map(|(key, doc)| SettingDoc {
+            key: key.into(),
+            default: defaults.get(key).map_or("none".into(), |value| value.to_string()),
+            doc: doc.split_whitespace().collect::<Vec<_>>().join(" "),
+        })
+        .collect()
 }
 
 fn as_table<C: serde::Serialize>(config: &C) -> toml::Table {
@@ -112,7 +176,8 @@ pub struct AgentRegistry {
 impl Default for AgentRegistry {
     /// All agents that come with the library.
     fn default() -> AgentRegistry {
-        let entries = [crate::ppo::ENTRY];
+        let entries =
+            [crate::fma_pg::ENTRY, crate::mdpo::ENTRY, crate::ppo::ENTRY, crate::sso::ENTRY, crate::trpo::ENTRY];
         AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }
     }
 }

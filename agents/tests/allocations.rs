@@ -103,10 +103,11 @@ fn ppo_minibatches_allocate_nothing() {
     for threads in [1, 2] {
         // Iterations that differ in the number of minibatches alone: 8 per epoch.
         let per_iteration = [1, 11].map(|num_epochs| {
-            let config = PpoConfig { num_steps: 128, batch_size: 32, num_epochs, ..Default::default() };
+            let mut config = PpoConfig { batch_size: 32, num_epochs, ..Default::default() };
+            config.common.num_steps = 128;
             let mut setup = setup("action");
             setup.threads = threads;
-            let mut ppo = Ppo::new(config, &setup).expect("the settings fit");
+            let mut ppo = Ppo::learner(config, &setup).expect("the settings fit");
             quietest(|| allocations(|| drop(ppo.step().expect("finite numbers"))))
         });
         assert_eq!(per_iteration[0], per_iteration[1], "{threads} threads");

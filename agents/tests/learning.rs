@@ -1,7 +1,11 @@
 //! Learning, resuming and repeating on small tasks in Rust.
 
 use bregman_agents::learner::{Budget, EvalRequest, Learner, Setup, Snapshot};
+use bregman_agents::mdpo::{Mdpo, MdpoConfig};
+use bregman_agents::on_policy::{OnPolicy, OnPolicyConfig, Update};
 use bregman_agents::ppo::{Ppo, PpoConfig};
+use bregman_agents::registry::AgentRegistry;
+use bregman_agents::trpo::{Trpo, TrpoConfig};
 use bregman_envs::{EnvConfig, Registry};
 
 fn setup(id: &str, num_envs: usize, env_steps: u64) -> Setup {
@@ -22,63 +26,123 @@ fn mean_reward(learner: &mut dyn Learner) -> f64 {
 
 #[test]
 fn ppo_balances_the_pole() {
-    let config = PpoConfig {
-        num_steps: 32,
+    let mut config = PpoConfig {
         batch_size: 256,
         num_epochs: 20,
         learning_rate: 1e-3,
         anneal_lr: true,
         anneal_clip: true,
+        ..Default::default()
+    };
+    config.common = OnPolicyConfig {
+        num_steps: 32,
         gamma: 0.98,
         gae_lambda: 0.8,
         normalize_obs: false,
         normalize_reward: false,
-        ..Default::default()
+        ..config.common
     };
-    let mut ppo = Ppo::new(config, &setup("CartPole-v1", 8, 50_000)).expect("the settings fit");
-    assert!(mean_reward(&mut ppo) < 100.0);
-    while ppo.progress().env_steps < 50_000 {
-        ppo.step().expect("finite numbers");
+    balances(Ppo::learner(config, &setup("CartPole-v1", 8, 50_000)).expect("the settings fit"));
+}
+
+/// 50,000 steps take the pole from falling at once to standing.
+fn balances<U: Update>(mut agent: OnPolicy<U>) {
+    assert!(mean_reward(&mut agent) < 100.0);
+    while agent.progress().env_steps < 50_000 {
+        agent.step().expect("finite numbers");
     }
-    let reward = mean_reward(&mut ppo);
+    let reward = mean_reward(&mut agent);
     assert!(reward >= 475.0, "{reward}");
 }
 
-/// Pendulum with everything that has state: both normalisers, annealing, several environments, episodes in the middle.
-fn pendulum() -> Ppo {
-    let config = PpoConfig { num_steps: 100, anneal_lr: true, ..Default::default() };
-    Ppo::new(config, &setup("Pendulum-v1", 3, 3_000)).expect("the settings fit")
+fn cart_pole() -> OnPolicyConfig {
+    OnPolicyConfig { num_steps: 128, normalize_obs: false, normalize_reward: false, ..Default::default() }
 }
 
-fn after(mut ppo: Ppo, iterations: usize) -> (Snapshot, Vec<f64>) {
+#[test]
+fn mdpo_balances_the_pole() {
+    let mut config = MdpoConfig { common: cart_pole(), ..Default::default() };
+    (config.inner.learning_rate, config.critic.vf_learning_rate) = (3e-3, 3e-3);
+    balances(Mdpo::learner(config, &setup("CartPole-v1", 8, 50_000)).expect("the settings fit"));
+}
+
+#[test]
+fn trpo_balances_the_pole() {
+    let config = TrpoConfig { common: cart_pole(), ..Default::default() };
+    balances(Trpo::learner(config, &setup("CartPole-v1", 8, 50_000)).expect("the settings fit"));
+}
+
+/// On-policy agents on Pendulum with everything that has state: both normalisers, annealing, several environments, episodes in
+/// the middle.
+const ON_POLICY: [(&str, &str); 7] = [
+    ("ppo", "anneal_lr = true"),
+    ("mdpo", "step_size_schedule = \"adaptive\"\nvf_anneal_lr = true"),
+    ("mdpo", "anneal_lr = true\nvf_clip_coef = 0.2"),
+    ("trpo", ""),
+    ("fma_pg", "inner_optimizer = \"armijo\""),
+    ("fma_pg", "representation = \"direct\"\ndivergence = \"estimated\""),
+    ("sso", ""),
+];
+
+fn pendulum((agent, settings): (&str, &str)) -> Box<dyn Learner> {
+    let table = toml::from_str(&format!("num_steps = 100\n{settings}")).expect("TOML");
+    let registry = AgentRegistry::default();
+    let entry = registry.get(agent).expect("it is known");
+    (entry.build)(&table, &setup("Pendulum-v1", 3, 3_000)).expect("the settings fit")
+}
+
+fn after(mut learner: Box<dyn Learner>, iterations: usize) -> (Snapshot, Vec<f64>) {
     let mut logged = Vec::new();
     for _ in 0..iterations {
-        logged.extend(ppo.step().expect("finite numbers").metrics.iter().map(|(_, value)| value));
+        logged.extend(learner.step().expect("finite numbers").metrics.iter().map(|(_, value)| value));
     }
-    (ppo.save(), logged)
+    (learner.save(), logged)
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    assert!(after(pendulum(), 4) == after(pendulum(), 4));
+    for agent in ON_POLICY {
+        assert!(after(pendulum(agent), 3) == after(pendulum(agent), 3), "{agent:?}");
+    }
 }
 
 #[test]
 fn a_resumed_run_equals_an_unbroken_one() {
-    let (whole, logged) = after(pendulum(), 7);
-    for pause in 0..7 {
-        let (snapshot, before) = after(pendulum(), pause);
-        let mut resumed = pendulum();
-        assert_eq!(resumed.load(&snapshot).expect("its own snapshot"), Vec::<String>::new());
-        let (end, rest) = after(resumed, 7 - pause);
-        assert!(end == whole && [before, rest].concat() == logged, "resumed after {pause}");
+    for agent in ON_POLICY {
+        let (whole, logged) = after(pendulum(agent), 5);
+        for pause in 0..5 {
+            let (snapshot, before) = after(pendulum(agent), pause);
+            let mut resumed = pendulum(agent);
+            assert_eq!(resumed.load(&snapshot).expect("its own snapshot"), Vec::<String>::new());
+            let (end, rest) = after(resumed, 5 - pause);
+            assert!(end == whole && [before, rest].concat() == logged, "{agent:?} resumed after {pause}");
+        }
     }
 }
 
 #[test]
 fn a_foreign_snapshot_is_refused() {
-    let mut snapshot = pendulum().save();
+    let ppo = ON_POLICY[0];
+    let mut snapshot = pendulum(ppo).save();
     snapshot.arrays.remove("adam/first");
-    let error = pendulum().load(&snapshot).expect_err("refused").to_string();
+    let error = pendulum(ppo).load(&snapshot).expect_err("refused").to_string();
     assert_eq!(error, "the saved state does not fit: `adam/first` should be 8963 of f32 and is nothing");
+}
+
+#[test]
+fn unknown_and_wrong_settings_are_refused_wherever_they_belong() {
+    let registry = AgentRegistry::default();
+    let refusal = |agent: &str, settings: &str| {
+        let table = toml::from_str(settings).expect("TOML");
+        (registry.get(agent).expect("it is known").resolve)(&table).expect_err("refused").to_string()
+    };
+    assert!(refusal("trpo", "cg_iteration = 3").contains("unknown field `cg_iteration`, expected one of `num_steps`"));
+    assert!(refusal("mdpo", "gamma = \"high\"").starts_with("`gamma`: "));
+    assert!(refusal("mdpo", "vf_clip_coef = \"no\"").contains("a number or \"none\""));
+    assert_eq!(
+        refusal("mdpo", "advantage_norm = \"minibatch\""),
+        "`advantage_norm = minibatch`: policy steps take the whole rollout here: `batch` or `none`"
+    );
+    assert_eq!(refusal("sso", "inner_steps = 0"), "`inner_steps = 0`: at least 1");
+    assert_eq!(refusal("fma_pg", "armijo_c = 1.0"), "`armijo_c = 1`: a number between 0 and 1");
 }

@@ -2,35 +2,35 @@
 
 mod common;
 
-use bregman_agents::learner::{Budget, Learner};
+use bregman_agents::fma_pg::{Divergence, FmaPg, FmaPgConfig, Representation};
+use bregman_agents::inner::{InnerConfig, InnerOptimizer};
+use bregman_agents::learner::{Budget, LearnError, Learner, Setup};
+use bregman_agents::mdpo::{Mdpo, MdpoConfig, StepSizeSchedule};
+use bregman_agents::on_policy::{OnPolicy, OnPolicyConfig, Update};
 use bregman_agents::ppo::{Ppo, PpoConfig};
+use bregman_agents::sso::{Sso, SsoConfig};
+use bregman_agents::trpo::{KlDirection, Trpo, TrpoConfig};
+use bregman_agents::value::ValueConfig;
 use common::setup;
 
 /// A small PPO without normalisers, after `iterations`.
-fn trained(id: &str, gamma: f64, iterations: usize, change: fn(&mut PpoConfig)) -> Ppo {
-    let mut config = PpoConfig {
-        num_steps: 64,
-        batch_size: 32,
-        learning_rate: 3e-3,
-        gamma,
-        normalize_obs: false,
-        normalize_reward: false,
-        max_grad_norm: None,
-        anneal_lr: true,
-        ..Default::default()
-    };
+fn trained(id: &str, gamma: f64, iterations: usize, change: fn(&mut PpoConfig)) -> OnPolicy<Ppo> {
+    let mut config =
+        PpoConfig { batch_size: 32, learning_rate: 3e-3, max_grad_norm: None, anneal_lr: true, ..Default::default() };
+    config.common =
+        OnPolicyConfig { num_steps: 64, gamma, normalize_obs: false, normalize_reward: false, ..config.common };
     change(&mut config);
     let mut setup = setup(id);
     setup.budget = Budget::EnvSteps(2 * 64 * iterations as u64);
-    let mut ppo = Ppo::new(config, &setup).expect("the settings fit");
+    let mut ppo = Ppo::learner(config, &setup).expect("the settings fit");
     for _ in 0..iterations {
         ppo.step().expect("finite numbers");
     }
     ppo
 }
 
-fn value(ppo: &Ppo, obs: f64, expected: f32) {
-    let value = ppo.model().value_of(&[obs]);
+fn value<U: Update>(agent: &OnPolicy<U>, obs: f64, expected: f32) {
+    let value = agent.model().value_of(&[obs]);
     assert!((value - expected).abs() < 0.05 * expected.abs().max(1.0), "V({obs}) = {value}, not {expected}");
 }
 
@@ -92,7 +92,7 @@ fn one_network_for_both_learns_too() {
 #[test]
 fn a_deviation_from_the_network_learns_too() {
     // On whole rollouts: from quarters of them the deviation falls faster than the mean arrives, on most seeds.
-    let change = |config: &mut PpoConfig| (config.state_dependent_std, config.batch_size) = (true, 128);
+    let change = |config: &mut PpoConfig| (config.common.state_dependent_std, config.batch_size) = (true, 128);
     let action = trained("bandit", 0.99, 60, change).model().best_action(&[0.0])[0];
     assert!((action - 1.0).abs() < 0.1, "{action}");
 }
@@ -103,7 +103,7 @@ fn a_time_limit_does_not_end_the_world() {
     value(&trained("endless", 0.9, 120, |_| ()), 0.0, 10.0);
     // Counted as an end, the same state is worth the mean over its place in the episode of (1 − 0.9^left)/(1 − 0.9).
     let mean = (1..=5).map(|left| (1.0 - 0.9f32.powi(left)) / 0.1).sum::<f32>() / 5.0;
-    value(&trained("endless", 0.9, 120, |config| config.bootstrap_truncated = false), 0.0, mean);
+    value(&trained("endless", 0.9, 120, |config| config.common.bootstrap_truncated = false), 0.0, mean);
 }
 
 #[test]
@@ -119,8 +119,9 @@ fn the_number_of_threads_changes_nothing() {
     let run = |threads| {
         let mut setup = setup("target");
         (setup.threads, setup.env.num_envs) = (threads, 5);
-        let config = PpoConfig { num_steps: 32, ..Default::default() };
-        let mut ppo = Ppo::new(config, &setup).expect("the settings fit");
+        let mut config = PpoConfig::default();
+        config.common.num_steps = 32;
+        let mut ppo = Ppo::learner(config, &setup).expect("the settings fit");
         for _ in 0..3 {
             ppo.step().expect("finite numbers");
         }
@@ -128,4 +129,117 @@ fn the_number_of_threads_changes_nothing() {
     };
     assert_eq!(run(1), run(2));
     assert_eq!(run(1), run(8));
+}
+
+/// What the other on-policy agents share here.
+fn small(gamma: f64) -> (OnPolicyConfig, InnerConfig, ValueConfig) {
+    let common =
+        OnPolicyConfig { num_steps: 64, gamma, normalize_obs: false, normalize_reward: false, ..Default::default() };
+    let inner = InnerConfig { learning_rate: 3e-3, max_grad_norm: None, ..Default::default() };
+    (common, inner, ValueConfig { vf_learning_rate: 3e-3, vf_batch_size: 32, vf_anneal_lr: true, ..Default::default() })
+}
+
+/// The probes that every on-policy agent solves, for one that is made from a discount.
+fn solves_the_probes<U: Update>(make: impl Fn(f64, &Setup) -> Result<OnPolicy<U>, LearnError>) {
+    let trained = |id: &str, gamma: f64, iterations: usize| {
+        let mut setup = setup(id);
+        setup.budget = Budget::EnvSteps(2 * 64 * iterations as u64);
+        let mut agent = make(gamma, &setup).expect("the settings fit");
+        for _ in 0..iterations {
+            agent.step().expect("finite numbers");
+        }
+        agent
+    };
+    value(&trained("constant", 0.99, 20), 0.0, 1.0);
+    let agent = trained("observed", 0.99, 30);
+    value(&agent, -1.0, -1.0);
+    value(&agent, 1.0, 1.0);
+    let agent = trained("delayed", 0.9, 30);
+    value(&agent, 0.0, 0.9);
+    value(&agent, 1.0, 1.0);
+    value(&trained("endless", 0.9, 120), 0.0, 10.0);
+    let agent = trained("both", 0.9, 40);
+    value(&agent, 0.0, 1.9);
+    value(&agent, 1.0, 1.0);
+
+    assert_eq!(trained("action", 0.99, 30).model().best_action(&[0.0]), [1.0]);
+    let agent = trained("product", 0.99, 40);
+    assert_eq!((agent.model().best_action(&[-1.0]), agent.model().best_action(&[1.0])), (vec![0.0], vec![1.0]));
+    let action = trained("bandit", 0.99, 100).model().best_action(&[0.0])[0];
+    assert!((action - 1.0).abs() < 0.1, "{action} in the bandit");
+    let agent = trained("target", 0.99, 200);
+    for obs in [-1.0, 1.0] {
+        let action = agent.model().best_action(&[obs])[0];
+        assert!((f64::from(action) - obs).abs() < 0.2, "{action} at {obs}");
+    }
+}
+
+fn mdpo(gamma: f64, step_size_schedule: StepSizeSchedule, setup: &Setup) -> Result<OnPolicy<Mdpo>, LearnError> {
+    let (common, inner, critic) = small(gamma);
+    Mdpo::learner(
+        MdpoConfig { common, inner, critic, step_size_schedule, target_kl: 0.03, ..Default::default() },
+        setup,
+    )
+}
+
+#[test]
+fn mdpo_solves_the_probes() {
+    solves_the_probes(|gamma, setup| mdpo(gamma, StepSizeSchedule::Linear, setup));
+}
+
+#[test]
+fn mdpo_with_an_adaptive_step_size_solves_the_probes() {
+    solves_the_probes(|gamma, setup| mdpo(gamma, StepSizeSchedule::Adaptive, setup));
+}
+
+fn trpo(gamma: f64, kl_direction: KlDirection, setup: &Setup) -> Result<OnPolicy<Trpo>, LearnError> {
+    let (common, _, critic) = small(gamma);
+    Trpo::learner(TrpoConfig { common, critic, kl_direction, target_kl: 0.02, ..Default::default() }, setup)
+}
+
+#[test]
+fn trpo_solves_the_probes() {
+    solves_the_probes(|gamma, setup| trpo(gamma, KlDirection::NewOld, setup));
+}
+
+#[test]
+fn trpo_with_the_papers_direction_solves_the_probes() {
+    solves_the_probes(|gamma, setup| trpo(gamma, KlDirection::OldNew, setup));
+}
+
+fn fma_pg(
+    gamma: f64,
+    (representation, divergence, inner_optimizer): (Representation, Divergence, InnerOptimizer),
+    setup: &Setup,
+) -> Result<OnPolicy<FmaPg>, LearnError> {
+    let (common, inner, critic) = small(gamma);
+    let inner = InnerConfig { inner_optimizer, ..inner };
+    let config = FmaPgConfig { common, inner, critic, representation, divergence, eta: 0.3 };
+    FmaPg::learner(config, setup)
+}
+
+#[test]
+fn fma_pg_in_the_softmax_representation_solves_the_probes() {
+    let kind = (Representation::Softmax, Divergence::Exact, InnerOptimizer::Adam);
+    solves_the_probes(|gamma, setup| fma_pg(gamma, kind, setup));
+}
+
+#[test]
+fn fma_pg_with_estimated_divergences_solves_the_probes() {
+    let kind = (Representation::Softmax, Divergence::Estimated, InnerOptimizer::Adam);
+    solves_the_probes(|gamma, setup| fma_pg(gamma, kind, setup));
+}
+
+#[test]
+fn fma_pg_in_the_direct_representation_by_line_search_solves_the_probes() {
+    let kind = (Representation::Direct, Divergence::Exact, InnerOptimizer::Armijo);
+    solves_the_probes(|gamma, setup| fma_pg(gamma, kind, setup));
+}
+
+#[test]
+fn sso_solves_the_probes() {
+    solves_the_probes(|gamma, setup| {
+        let (common, inner, critic) = small(gamma);
+        Sso::learner(SsoConfig { common, inner, critic, eta: 0.2 }, setup)
+    });
 }

@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::{Aggregate, Axis, Comparison, Estimate, Group, Run};
 use crate::stats::{self, RESAMPLES, STATISTICS};
 
+/// Characters from which a cell of an HTML table is broken into lines.
+pub const LONG: usize = 30;
+
 /// A heading and rows of cells under column names.
 struct Table {
     heading: String,
@@ -52,9 +55,10 @@ pub fn html(comparison: &Comparison, escape: impl Fn(&str) -> String) -> String 
     let mut out = String::new();
     for table in tables(comparison) {
         let cells = |tag: &str, row: &[String]| -> String {
-            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
+            let class = |cell: &str| if cell.chars().count() > LONG { " class=\"words\"" } else { "" };
+            row.iter().map(|cell| format!("<{tag}{}>{}</{tag}>", class(cell), escape(cell))).collect()
         };
-        let _ = writeln!(out, "<h3>{}</h3>\n<div class=\"wide\"><table>", escape(&table.heading));
+        let _ = writeln!(out, "<h3>{}</h3>\n<div class=\"wide\" tabindex=\"0\"><table>", escape(&table.heading));
         let _ = writeln!(out, "<tr>{}</tr>", cells("th", &table.columns));
         for row in &table.rows {
             let _ = writeln!(out, "<tr>{}</tr>", cells("td", row));
@@ -82,18 +86,18 @@ pub fn csv(comparison: &Comparison) -> String {
         row(env, label, "", "env_steps", group.env_steps() as f64, None);
         row(env, label, "", "seconds", group.seconds(), None);
         for (name, estimate) in group_estimates(comparison, group) {
-            row(env, label, "", &name, estimate.value, Some(estimate.interval));
+            row(env, label, "", &name, estimate.value, estimate.interval);
         }
     }
     if let Some(aggregate) = &comparison.aggregate {
         for (label, scores) in &aggregate.groups {
             for (name, estimate) in Aggregate::estimates(scores) {
-                row("all", label, "", &format!("normalized {name}"), estimate.value, Some(estimate.interval));
+                row("all", label, "", &format!("normalized {name}"), estimate.value, estimate.interval);
             }
         }
     }
     for (x, y, _, estimate) in comparison.improvements() {
-        row("all", x, "", &format!("probability of improvement over {y}"), estimate.value, Some(estimate.interval));
+        row("all", x, "", &format!("probability of improvement over {y}"), estimate.value, estimate.interval);
     }
     out
 }
@@ -185,11 +189,15 @@ fn by_env(comparison: &Comparison) -> Table {
         _ => String::new(),
     };
     let meaning = if comparison.meaning.is_empty() { String::new() } else { format!(": {}", comparison.meaning) };
+    let brackets = match comparison.groups.iter().any(|group| group.runs.len() > 1) {
+        true => format!("Brackets: 95 % percentile bootstrap over runs, {RESAMPLES} resamples. "),
+        false => "One run each, so there are no intervals: `bregman sweep --seeds 5` makes more. ".into(),
+    };
     let mut notes = vec![
         format!("`{}`{meaning}{protocol}. A run's score is its last value.", selection.metric),
         format!(
-            "Brackets: 95 % percentile bootstrap over runs, {RESAMPLES} resamples. IQM: interquartile mean. Area: under the \
-             curve over {}, divided by its width. Minutes: median over runs.",
+            "{brackets}IQM: interquartile mean. Area: under the curve over {}, divided by its width. Minutes: median over \
+             runs.",
             if selection.x == Axis::Wall { "wall-clock time" } else { "environment steps" }
         ),
     ];
@@ -225,7 +233,13 @@ fn over_envs(aggregate: &Aggregate) -> Table {
 
 /// As many digits as are worth reading beside the interval's size.
 fn short(estimate: Estimate) -> String {
-    written(estimate, digits(estimate.value.abs().max(estimate.interval.1 - estimate.interval.0)))
+    let width = estimate.interval.map_or(0.0, |(low, high)| high - low);
+    written(estimate, digits(estimate.value.abs().max(width)))
+}
+
+/// A score with as many digits as its size asks for.
+pub fn score(value: f64) -> String {
+    format!("{value:.*}", digits(value.abs()))
 }
 
 fn digits(size: f64) -> usize {
@@ -237,15 +251,21 @@ fn digits(size: f64) -> usize {
 }
 
 fn written(estimate: Estimate, digits: usize) -> String {
-    let Estimate { value, interval: (low, high) } = estimate;
-    format!("{value:.digits$} [{low:.digits$}, {high:.digits$}]")
+    match estimate {
+        Estimate { value, .. } if value.is_nan() => "?".into(),
+        Estimate { value, interval: None } => format!("{value:.digits$}"),
+        Estimate { value, interval: Some((low, high)) } => {
+            format!("{value:.digits$} [{low:.digits$}, {high:.digits$}]")
+        }
+    }
 }
 
 fn bounds(estimate: Estimate, write: fn(f64) -> String) -> String {
-    let Estimate { value, interval: (low, high) } = estimate;
-    match value.is_finite() || low.is_finite() {
-        true => format!("{} [{}, {}]", write(value), write(low), write(high)),
-        false => write(value),
+    match estimate {
+        Estimate { value, interval: Some((low, high)) } if value.is_finite() || low.is_finite() => {
+            format!("{} [{}, {}]", write(value), write(low), write(high))
+        }
+        Estimate { value, .. } => write(value),
     }
 }
 
@@ -261,10 +281,12 @@ pub fn steps(count: f64) -> String {
     }
 }
 
-fn minutes(seconds: f64) -> String {
+/// Minutes with a digit behind the point, two where there is less than one.
+pub fn minutes(seconds: f64) -> String {
     match seconds {
         x if x.is_infinite() => "never".into(),
         x if x.is_nan() => "?".into(),
+        x if x < 60.0 => format!("{:.2}", x / 60.0),
         x => format!("{:.1}", x / 60.0),
     }
 }
@@ -277,5 +299,22 @@ mod tests {
     fn steps_are_written_short() {
         assert_eq!([300_000.0, 1e6, 1_001_472.0, 204_800.0, 900.0].map(steps), ["300k", "1M", "1M", "204.8k", "900"]);
         assert_eq!(steps(f64::INFINITY), "never");
+        assert_eq!(
+            [3.0, 6.5, 60.0, 3723.0, f64::INFINITY, f64::NAN].map(minutes),
+            ["0.05", "0.11", "1.0", "62.0", "never", "?"]
+        );
+    }
+
+    #[test]
+    fn one_run_has_no_interval_and_what_is_unknown_has_no_digits() {
+        let one = Estimate { value: 9.518, interval: None };
+        let two = Estimate { value: 9.518, interval: Some((-5.0, 24.0)) };
+        let unknown = Estimate { value: f64::NAN, interval: None };
+        assert_eq!([one, two, unknown].map(short), ["9.52", "9.5 [-5.0, 24.0]", "?"]);
+        assert_eq!(bounds(Estimate { value: 900.0, interval: None }, steps), "900");
+        assert_eq!(
+            bounds(Estimate { value: f64::INFINITY, interval: Some((900.0, f64::INFINITY)) }, steps),
+            "never [900, never]"
+        );
     }
 }

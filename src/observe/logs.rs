@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Row, tensorboard};
 use crate::metrics::COUNTERS;
+use crate::terminal::note;
 
 /// TensorBoard's file, one for the whole run.
 const EVENTS: &str = "events.out.tfevents.0.bregman";
@@ -109,7 +110,7 @@ impl Log {
         };
         let (file, there) = open().with_context(|| format!("opening {}", path.display()))?;
         if there < len {
-            eprintln!("{} is shorter than at the checkpoint: rows are missing", path.display());
+            note!("{} is shorter than at the checkpoint: rows are missing", path.display());
         }
         let mut log = Log { path, file, len: len.min(there) };
         if log.len == 0 {

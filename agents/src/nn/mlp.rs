@@ -313,6 +313,11 @@ impl Mlp {
         &workspace.passed[0][..rows * self.num_outputs()]
     }
 
+    /// The outputs of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
+    pub fn output<'w, T: Real>(&self, workspace: &'w Workspace<T>) -> &'w [T] {
+        &workspace.values[self.layers.len()][..workspace.rows * self.num_outputs()]
+    }
+
     /// Outputs for one row, written into `output`, `[num_outputs]`; `scratch` needs no contents.
     ///
     /// Every output is a sum in a fixed order, whatever the processor and whatever else is computed beside it: actions

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import gymnasium
 import numpy
 
 # Beyond this rate players of GIFs slow down, so every second or third frame is taken.
 GIF_FPS = 25
+
+# MuJoCo's 4096 take most of the time where a processor draws, and look the same in pictures of this size.
+SHADOW_SIZE = 1024
 
 DRAW = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); print('drawn', flush=True)"
 REMEDY = (
@@ -51,15 +55,21 @@ class Camera(gymnasium.Wrapper):
         self.stride = -(-fps // GIF_FPS) if self.gif else 1
         self.fps = fps / self.stride
         uses_mujoco = hasattr(env.unwrapped, "mujoco_renderer")
+        remedy = f"MUJOCO_GL={os.environ['MUJOCO_GL']} does not work here; without it EGL and OSMesa are tried" if "MUJOCO_GL" in os.environ else REMEDY
         if uses_mujoco:
             choose_gl()
+            quality = env.unwrapped.model.vis.quality
+            quality.shadowsize = min(quality.shadowsize, SHADOW_SIZE)
+            # A windowing library warns of what the refusal says.
+            warnings.simplefilter("ignore")
+        # What a half-made viewer says when it is thrown away is no news.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
             env.reset(seed=0)
             frame = env.render()
+            sys.unraisablehook = hook
         except Exception as error:
-            # What a half-made viewer says when it is thrown away is no news.
-            sys.unraisablehook = lambda _: None
-            raise CannotFilm(f"it cannot be drawn: {REMEDY if uses_mujoco else error}") from None
+            raise CannotFilm(f"it cannot be drawn: {remedy if uses_mujoco else error}") from None
         if frame is None or numpy.ndim(frame) != 3:
             raise CannotFilm("it cannot be drawn: its render() gives no picture for render_mode=\"rgb_array\"")
 
@@ -81,6 +91,7 @@ class Camera(gymnasium.Wrapper):
             if self.writer is None:
                 import imageio.v2
 
+                print("filming; where no graphics card draws, a thousand steps of MuJoCo take about a minute", file=sys.stderr)
                 how = {"duration": 1000 / self.fps, "loop": 0} if self.gif else {"fps": self.fps}
                 self.writer = imageio.v2.get_writer(self.path, **how)
             self.writer.append_data(numpy.asarray(self.env.render(), dtype=numpy.uint8))
