@@ -236,6 +236,7 @@ fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
         run.env.id,
         run.threads
     )?;
+    out!("{:.0} MB of memory at the peak", peak_bytes() as f64 / 1e6)?;
     if arguments.json {
         let object = json!({
             "agent": agent, "env": run.env.id, "threads": run.threads, "env_steps_per_second": env_steps,

@@ -77,6 +77,8 @@ fn safetensors(chain: &PolicyChain, about: &str) -> Result<Vec<u8>> {
             }
             PolicyOp::Activation(Activation::Tanh) => ops.push("tanh".into()),
             PolicyOp::Activation(Activation::Relu) => ops.push("relu".into()),
+            PolicyOp::Activation(Activation::Elu) => ops.push("elu".into()),
+            PolicyOp::Activation(Activation::Silu) => ops.push("silu".into()),
             PolicyOp::Linear { .. } => ops.push("linear".into()),
             PolicyOp::Clip { .. } => ops.push("clip".into()),
             PolicyOp::ArgMax { nvec } => ops.push(format!("argmax {nvec:?}")),

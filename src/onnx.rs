@@ -82,6 +82,12 @@ impl Graph {
             }
             PolicyOp::Activation(Activation::Tanh) => self.apply("Tanh", &[], &[]),
             PolicyOp::Activation(Activation::Relu) => self.apply("Relu", &[], &[]),
+            PolicyOp::Activation(Activation::Elu) => self.apply("Elu", &[], &[]), // its α is 1 by default
+            PolicyOp::Activation(Activation::Silu) => {
+                let x = self.value.clone();
+                self.apply("Sigmoid", &[], &[])?;
+                self.apply("Mul", &[&x], &[])
+            }
             // `Clip` has scalar bounds only.
             PolicyOp::Clip { low, high } => {
                 let low = self.tensor(FLOAT, &[low.len()], bytemuck::cast_slice(low))?;

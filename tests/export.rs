@@ -72,8 +72,13 @@ fn onnxruntime_acts_as_we_do() {
     let place = folder("export");
     write(&place, &PENDULUM.replace("12_000", "3000"));
     let cases = [
-        ("gaussian", "--set env.id=Pendulum-v1", 3.0, "tensor(float)"),
-        ("cheetah", "--set env.id=HalfCheetah-v5 --set agent.ppo.state_dependent_std=true", 2.0, "tensor(float)"),
+        ("gaussian", "--set env.id=Pendulum-v1 --set agent.ppo.activation=silu", 3.0, "tensor(float)"),
+        (
+            "cheetah",
+            "--set env.id=HalfCheetah-v5 --set agent.ppo.state_dependent_std=true --set agent.ppo.activation=elu",
+            2.0,
+            "tensor(float)",
+        ),
         (
             "discrete",
             "--set env.id=CartPole-v1 --set agent.ppo.separate_networks=false --set agent.ppo.activation=relu \
@@ -124,7 +129,10 @@ fn safetensors_hold_the_same_numbers_with_their_shapes() {
     assert_eq!(file.tensor("5.linear.bias").expect("a bias").data(), bias[0].to_le_bytes());
 
     let (code, said) = run(&place, "export r --format onnx --out x --checkpoint 17");
-    assert_eq!((code, said.as_str()), (2, "error: `--checkpoint 17`: write last, best, a file under policies/, or one of 900"));
+    assert_eq!(
+        (code, said.as_str()),
+        (2, "error: `--checkpoint 17`: write last, best, a file under policies/, or one of 900")
+    );
     let (code, said) = run(&place, "export nowhere --format onnx --out x");
     assert_eq!((code, said.as_str()), (2, "error: nowhere holds no run: there is no run.toml"));
 }

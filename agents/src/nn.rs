@@ -4,9 +4,17 @@
 //! so optimisers, Polyak averages and trust-region steps are single passes, and the same network can be evaluated at any
 //! point of parameter space. Forward and backward run over a [`Workspace`] that is allocated once.
 
+mod activation;
+mod kernel;
+mod layer_norm;
 mod linalg;
+mod mkl;
 mod mlp;
 mod real;
+mod twins;
 
-pub use mlp::{Activation, Init, Mlp, Workspace};
+pub use activation::Activation;
+pub use linalg::Precision;
+pub use mlp::{Init, Mlp, Workspace};
 pub use real::Real;
+pub use twins::{Twins, TwinsWorkspace};

@@ -41,7 +41,7 @@ pub struct OnPolicyConfig {
     pub bootstrap_truncated: bool,
     /// Widths of the hidden layers, of the policy and of the value function alike.
     pub hidden_sizes: Vec<usize>,
-    /// Between the layers: `tanh` or `relu`.
+    /// Between the layers: `tanh`, `relu`, `elu` or `silu`.
     pub activation: Activation,
     /// Orthogonal weights with gains √2, 0.01 (policy output) and 1 (value output), biases 0; otherwise uniform ±1/√inputs.
     pub orthogonal_init: bool,

@@ -82,6 +82,10 @@ impl PolicyChain {
                 }
                 PolicyOp::Activation(Activation::Tanh) => row.iter_mut().for_each(|x| *x = x.tanh()),
                 PolicyOp::Activation(Activation::Relu) => row.iter_mut().for_each(|x| *x = x.max(0.0)),
+                PolicyOp::Activation(Activation::Elu) => {
+                    row.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { x.exp_m1() });
+                }
+                PolicyOp::Activation(Activation::Silu) => row.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp()),
                 PolicyOp::Clip { low, high } => {
                     row.iter_mut().zip(low).zip(high).for_each(|((x, low), high)| *x = x.clamp(*low, *high));
                 }

@@ -91,8 +91,9 @@ fn one_network_for_both_learns_too() {
 
 #[test]
 fn a_deviation_from_the_network_learns_too() {
-    let action =
-        trained("bandit", 0.99, 60, |config| config.common.state_dependent_std = true).model().best_action(&[0.0])[0];
+    // On whole rollouts: from quarters of them the deviation falls faster than the mean arrives, on most seeds.
+    let change = |config: &mut PpoConfig| (config.common.state_dependent_std, config.batch_size) = (true, 128);
+    let action = trained("bandit", 0.99, 60, change).model().best_action(&[0.0])[0];
     assert!((action - 1.0).abs() < 0.1, "{action}");
 }
 

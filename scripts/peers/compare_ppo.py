@@ -12,15 +12,14 @@ import concurrent.futures
 import csv
 import json
 import os
-import pathlib
 import random
 import shutil
 import subprocess
 import sys
 import time
-import venv
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from common import ROOT, peer_python
+
 RUNS = ROOT / "runs" / "compare"
 BINARY = os.environ.get("BREGMAN", ROOT / "target" / "release" / "bregman")
 # The first three are also run with the peer; the others are ours alone.
@@ -32,18 +31,6 @@ TASKS = {
     "CartPole-v1": "cart_pole",
 }
 PEER_TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
-
-
-def peer_python():
-    """The peers' own environment, made on first use."""
-    home = ROOT / ".venv-peers"
-    python = home / "bin" / "python"
-    if not (home / "done").exists():
-        venv.create(home, with_pip=True)
-        requirements = ROOT / "scripts" / "peers" / "requirements.txt"
-        subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
-        (home / "done").touch()
-    return python
 
 
 def run_ours(env, seed):
@@ -72,7 +59,7 @@ def run_ours(env, seed):
 def run_sb3(env, seed):
     log = RUNS / "sb3.jsonl"
     script = ROOT / "scripts" / "peers" / "sb3_ppo.py"
-    command = [peer_python(), script, "--env", env, "--seed", str(seed), "--out", log]
+    command = [peer_python(".venv-peers", "requirements.txt"), script, "--env", env, "--seed", str(seed), "--out", log]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

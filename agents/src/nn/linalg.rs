@@ -1,6 +1,13 @@
-//! Matrix products on row-major slices.
+//! Matrix products on row-major slices, on the calling thread.
+//!
+//! Two can do them: our own [`kernel`], and MKL inside libtorch, which has to be opened first. Which one does is a matter of
+//! the processor and the product's size alone, so that a run gives the same numbers every time on the same machine.
 
-use super::Real;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Real, kernel, mkl};
 
 /// A row-major matrix, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -29,67 +36,194 @@ impl<'a, T> Matrix<'a, T> {
             col_stride: self.row_stride,
         }
     }
-}
 
-/// `out = a b`, row by row, on the calling thread.
-pub(super) fn matmul<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T]) {
-    product(a, b, out, false);
-}
-
-/// `out += a b`, row by row, on the calling thread.
-pub(super) fn matmul_add<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T]) {
-    product(a, b, out, true);
-}
-
-#[allow(unsafe_code)] // the product library takes pointers; the assertions cover every element it touches
-fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    assert!(out.len() >= a.rows * b.cols, "the product has {} x {} elements", a.rows, b.cols);
-    // SAFETY: `Matrix::new` checked that both operands lie inside their slices, strides included, and `out` is ours
-    // alone and large enough.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            out.as_mut_ptr(),
-            1,
-            b.cols as isize,
-            add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
+
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(super) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
+    /// Whether it is stored column by column, as the transpose of a row-major matrix.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.col_stride != 1
+    }
+
+    /// The distance between stored rows; BLAS wants it to be at least their length, also where there is but one.
+    pub(super) fn leading(&self) -> usize {
+        if self.is_transposed() { self.col_stride } else { self.row_stride.max(self.cols) }
+    }
+}
+
+/// The numbers that products of hidden layers are made of. Parameters, sums and the last layer are in single precision
+/// either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Factors rounded to 8 significant bits, where the processor multiplies such.
+    Bf16,
+}
+
+impl Precision {
+    /// What will do in its place here, with a sentence why where that is not the same.
+    pub fn available(self) -> (Precision, Option<&'static str>) {
+        let why = match self {
+            Precision::F32 => None,
+            Precision::Bf16 if !multiplies_bf16() => {
+                Some("this processor has no bf16 products (AVX512_BF16 or AMX), so the networks compute in f32")
+            }
+            Precision::Bf16 if !mkl::library().is_some_and(|mkl| mkl.has_bf16()) => {
+                Some("MKL's bf16 product was not found in libtorch, so the networks compute in f32")
+            }
+            Precision::Bf16 => None,
+        };
+        (if why.is_some() { Precision::F32 } else { self }, why)
+    }
+}
+
+/// `out = a b`, row by row.
+pub(super) fn matmul<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], precision: Precision) {
+    product(a, b, out, false, precision);
+}
+
+/// `out += a b`, row by row.
+pub(super) fn matmul_add<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], precision: Precision) {
+    product(a, b, out, true, precision);
+}
+
+fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool, precision: Precision) {
+    if precision == Precision::Bf16 && mkl::library().is_some_and(|mkl| mkl.multiply_bf16(a, b, out, add)) {
+        return;
+    }
+    let wanted = a.rows * a.cols * b.cols >= smallest_for_mkl();
+    if wanted && mkl::library().is_some_and(|mkl| mkl.multiply(a, b, out, add)) {
+        return;
+    }
+    kernel::multiply(a, b, out, add);
+}
+
+/// The size (rows x columns x inner dimension) from which products go to MKL: where the processor is Intel's with AVX-512,
+/// whose 512-bit units our kernel leaves idle, 64 x 64 x 64; elsewhere none, because the kernel is as fast and its start is free.
+/// `BREGMAN_PRODUCTS=mkl` and `=own` choose one for everything.
+fn smallest_for_mkl() -> usize {
+    static SMALLEST: OnceLock<usize> = OnceLock::new();
+    *SMALLEST.get_or_init(|| match std::env::var("BREGMAN_PRODUCTS").as_deref() {
+        Ok("mkl") => 0,
+        Ok("own") => usize::MAX,
+        _ if is_intel_with_avx512() => 64 * 64 * 64,
+        _ => usize::MAX,
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_intel_with_avx512() -> bool {
+    let id = std::arch::x86_64::__cpuid(0);
+    let vendor = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat();
+    vendor == b"GenuineIntel" && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_intel_with_avx512() -> bool {
+    false
+}
+
+/// Every processor with AMX has these instructions too.
+#[cfg(target_arch = "x86_64")]
+fn multiplies_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn multiplies_bf16() -> bool {
+    false
 }
 
 #[cfg(test)]
 mod tests {
+    use bregman_envs::rng::NumpyRng;
+
     use super::*;
+
+    type Multiply<'a, T> = &'a dyn Fn(Matrix<T>, Matrix<T>, &mut [T], bool);
+
+    fn by_hand<T: Real>(multiply: Multiply<T>) {
+        let all = |x: &[f64]| x.iter().map(|&x| T::of(x)).collect::<Vec<T>>();
+        // [1 2; 3 4; 5 6] [1 0 2; 0 1 1] = [1 2 4; 3 4 10; 5 6 16]
+        let (a, b) = (all(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), all(&[1.0, 0.0, 2.0, 0.0, 1.0, 1.0]));
+        let mut out = all(&[7.0; 9]);
+        multiply(Matrix::new(&a, 3, 2), Matrix::new(&b, 2, 3), &mut out, false);
+        assert_eq!(out, all(&[1.0, 2.0, 4.0, 3.0, 4.0, 10.0, 5.0, 6.0, 16.0]));
+
+        // A^T A = [35 44; 44 56]
+        let mut out = all(&[7.0; 4]);
+        multiply(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out, false);
+        assert_eq!(out, all(&[35.0, 44.0, 44.0, 56.0]));
+        multiply(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out, true);
+        assert_eq!(out, all(&[70.0, 88.0, 88.0, 112.0]));
+
+        // Two rows of B times their transpose: [5 2; 2 2]. One row, one column: the strides are both 1.
+        let mut out = all(&[7.0; 4]);
+        multiply(Matrix::new(&b, 2, 3), Matrix::new(&b, 2, 3).t(), &mut out, false);
+        assert_eq!(out, all(&[5.0, 2.0, 2.0, 2.0]));
+        let mut out = all(&[7.0; 6]);
+        multiply(Matrix::new(&a, 3, 1), Matrix::new(&a, 1, 2), &mut out, false);
+        assert_eq!(out, all(&[1.0, 2.0, 2.0, 4.0, 3.0, 6.0]));
+        let mut out = all(&[7.0; 6]);
+        multiply(Matrix::new(&a, 1, 3).t(), Matrix::new(&a, 2, 1).t(), &mut out, false);
+        assert_eq!(out, all(&[1.0, 2.0, 2.0, 4.0, 3.0, 6.0]));
+    }
 
     #[test]
     fn products_and_transposes_by_hand() {
-        // [1 2; 3 4; 5 6] [1 0 2; 0 1 1] = [1 2 4; 3 4 10; 5 6 16]
-        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let b = [1.0, 0.0, 2.0, 0.0, 1.0, 1.0];
-        let mut out = [0.0; 9];
-        matmul(Matrix::new(&a, 3, 2), Matrix::new(&b, 2, 3), &mut out);
-        assert_eq!(out, [1.0, 2.0, 4.0, 3.0, 4.0, 10.0, 5.0, 6.0, 16.0]);
+        by_hand::<f32>(&|a, b, out, add| kernel::multiply(a, b, out, add));
+        by_hand::<f64>(&|a, b, out, add| kernel::multiply(a, b, out, add));
+        let mkl = mkl::library().expect("libtorch is linked to the tests");
+        by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
+        by_hand::<f64>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
+        // Whole numbers up to 256 are exact in bf16; MKL computes it on any processor, slowly on most.
+        by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply_bf16(a, b, out, add)));
+        assert!(!mkl.multiply_bf16(Matrix::new(&[1.0f64], 1, 1), Matrix::new(&[1.0], 1, 1), &mut [0.0], false));
+    }
 
-        // A^T A = [35 44; 44 56]
-        let mut out = [0.0; 4];
-        matmul(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out);
-        assert_eq!(out, [35.0, 44.0, 44.0, 56.0]);
-        matmul_add(Matrix::new(&a, 3, 2).t(), Matrix::new(&a, 3, 2), &mut out);
-        assert_eq!(out, [70.0, 88.0, 88.0, 112.0]);
+    #[test]
+    fn kernel_and_mkl_agree_at_the_sizes_of_networks() {
+        let mut rng = NumpyRng::new(1);
+        let mkl = mkl::library().expect("libtorch is linked to the tests");
+        for (m, k, n) in [(64, 17, 64), (64, 64, 64), (17, 64, 64), (256, 23, 256), (256, 256, 1), (50, 600, 70)] {
+            let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
+            let (a, b) = (draw(m * k), draw(k * n));
+            for (a, b) in [
+                (Matrix::new(&a, m, k), Matrix::new(&b, k, n)),
+                (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n)),
+                (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t()),
+            ] {
+                let [mut own, mut other, mut rounded] = [vec![0.0; m * n], vec![0.0; m * n], vec![0.0; m * n]];
+                kernel::multiply(a, b, &mut own, false);
+                assert!(mkl.multiply(a, b, &mut other, false));
+                assert!(mkl.multiply_bf16(a, b, &mut rounded, false));
+                let apart = |other: &[f32]| own.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(apart(&other) < 1e-4, "{m} {k} {n}: {}", apart(&other));
+                // Each factor is off by up to 2⁻⁹ of itself, so a sum of k products by about 2⁻⁹ √(2k) as a rule.
+                let rule = (2.0 * k as f32).sqrt() / 512.0;
+                assert!((0.1 * rule..6.0 * rule).contains(&apart(&rounded)), "{m} {k} {n}: {}", apart(&rounded));
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_used_where_the_processor_has_it_and_else_a_sentence_says_why_not() {
+        assert_eq!(Precision::F32.available(), (Precision::F32, None));
+        match Precision::Bf16.available() {
+            (Precision::Bf16, why) => assert!(multiplies_bf16() && why.is_none()),
+            (Precision::F32, why) => assert!(!multiplies_bf16() && why.is_some_and(|why| why.contains("f32"))),
+        }
     }
 }

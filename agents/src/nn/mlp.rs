@@ -1,41 +1,12 @@
-//! Multi-layer perceptrons: linear layers with an activation between them.
+//! Multi-layer perceptrons: linear layers with an activation, and possibly a normalisation, between them.
 
 use std::ops::Range;
 
 use bregman_envs::rng::NumpyRng;
-use serde::{Deserialize, Serialize};
 
-use super::Real;
+use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add};
-
-/// The function between two linear layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// Hyperbolic tangent.
-    Tanh,
-    /// max(x, 0).
-    Relu,
-}
-
-impl Activation {
-    #[inline(always)]
-    fn apply<T: Real>(self, values: &mut [T]) {
-        match self {
-            Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
-            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
-        }
-    }
-
-    /// Multiplies `d`, a gradient or a tangent, by the derivative, given the activation's output `y`.
-    #[inline(always)]
-    fn multiply_by_slope<T: Real>(self, y: &[T], d: &mut [T]) {
-        match self {
-            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= T::one() - y * y),
-            Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
-        }
-    }
-}
+use super::{Activation, Precision, Real};
 
 /// How weights start.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,13 +22,22 @@ pub enum Init {
     Uniform,
 }
 
-/// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias.
+/// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias, then
+/// the normalisation's gain and shift.
 #[derive(Clone, Debug)]
 struct Layer {
     inputs: usize,
     outputs: usize,
     weight: Range<usize>,
     bias: Range<usize>,
+    norm: Option<[Range<usize>; 2]>,
+}
+
+impl Layer {
+    /// Gain and shift of the normalisation after it, in the parameters or in a direction.
+    fn norm<'a, T>(&self, params: &'a [T]) -> Option<(&'a [T], &'a [T])> {
+        self.norm.as_ref().map(|[gain, shift]| (&params[gain.clone()], &params[shift.clone()]))
+    }
 }
 
 /// The shape of a multi-layer perceptron. Parameters are a slice of [`num_params`](Mlp::num_params) numbers.
@@ -65,6 +45,7 @@ struct Layer {
 pub struct Mlp {
     layers: Vec<Layer>,
     activation: Activation,
+    precision: Precision,
 }
 
 /// Room for the activations of up to `capacity` rows, and for their gradients.
@@ -72,6 +53,9 @@ pub struct Mlp {
 pub struct Workspace<T> {
     /// `values[0]` is the input, `values[i]` the output of layer `i`, activation included: `[rows, width]`.
     values: Vec<Vec<T>>,
+    /// Of every hidden layer: the activation's derivatives, where they are kept, and what its normalisation needs.
+    slopes: Vec<Vec<T>>,
+    normalized: Vec<Option<Normalized<T>>>,
     /// What passes from layer to layer: gradients at the output of the layer at hand and at its input, or tangents the
     /// other way round.
     passed: [Vec<T>; 2],
@@ -79,22 +63,49 @@ pub struct Workspace<T> {
     capacity: usize,
 }
 
+impl<T> Workspace<T> {
+    /// The result of the last [`Mlp::backward_input`].
+    pub(super) fn d_input(&self, mlp: &Mlp) -> &[T] {
+        &self.passed[0][..self.rows * mlp.num_inputs()]
+    }
+}
+
 impl Mlp {
     /// A network of the given widths, inputs first and outputs last; the last layer is linear.
     pub fn new(widths: &[usize], activation: Activation) -> Mlp {
+        Mlp::with_norm(widths, activation, false)
+    }
+
+    /// The same with layer normalisation (Ba et al. 2016; ε = 1e-5) between every hidden layer and its activation.
+    pub fn normalized(widths: &[usize], activation: Activation) -> Mlp {
+        Mlp::with_norm(widths, activation, true)
+    }
+
+    fn with_norm(widths: &[usize], activation: Activation, norm: bool) -> Mlp {
         assert!(widths.len() >= 2 && widths.iter().all(|&w| w > 0), "widths {widths:?}");
-        let mut start = 0;
-        let layers = widths
-            .windows(2)
-            .map(|pair| {
-                let (inputs, outputs) = (pair[0], pair[1]);
-                let weight = start..start + inputs * outputs;
-                let bias = weight.end..weight.end + outputs;
-                start = bias.end;
-                Layer { inputs, outputs, weight, bias }
-            })
-            .collect();
-        Mlp { layers, activation }
+        let mut end = 0;
+        let mut take = |len: usize| {
+            end += len;
+            end - len..end
+        };
+        let layers = widths.windows(2).enumerate().map(|(i, pair)| {
+            let (inputs, outputs) = (pair[0], pair[1]);
+            let (weight, bias) = (take(inputs * outputs), take(outputs));
+            let norm = (norm && i + 2 < widths.len()).then(|| [take(outputs), take(outputs)]);
+            Layer { inputs, outputs, weight, bias, norm }
+        });
+        Mlp { layers: layers.collect(), activation, precision: Precision::F32 }
+    }
+
+    /// The same with products of hidden layers in `precision`, or in single precision where it is not
+    /// [`available`](Precision::available).
+    pub fn with_precision(self, precision: Precision) -> Mlp {
+        Mlp { precision: precision.available().0, ..self }
+    }
+
+    /// The precision of the products of layer `i`.
+    fn precision_of(&self, i: usize) -> Precision {
+        if i + 1 < self.layers.len() { self.precision } else { Precision::F32 }
     }
 
     /// Length of the parameter vector.
@@ -126,6 +137,9 @@ impl Mlp {
     pub fn init<T: Real>(&self, init: Init, rng: &mut NumpyRng) -> Vec<T> {
         let mut params = vec![T::zero(); self.num_params()];
         for (i, layer) in self.layers.iter().enumerate() {
+            if let Some([gain, _]) = &layer.norm {
+                params[gain.clone()].fill(T::one());
+            }
             match init {
                 Init::Orthogonal { hidden, output } => {
                     let gain = if i + 1 == self.layers.len() { output } else { hidden };
@@ -162,9 +176,17 @@ impl Mlp {
     pub fn workspace<T: Real>(&self, capacity: usize) -> Workspace<T> {
         let widths = || std::iter::once(self.num_inputs()).chain(self.layers.iter().map(|layer| layer.outputs));
         let widest = widths().max().unwrap_or(0);
+        let room = |width: usize| vec![T::zero(); capacity * width];
+        let hidden = &self.layers[..self.layers.len() - 1];
+        let kept = |layer: &Layer| if self.activation.keeps_slope() { layer.outputs } else { 0 };
         Workspace {
-            values: widths().map(|width| vec![T::zero(); capacity * width]).collect(),
-            passed: [vec![T::zero(); capacity * widest], vec![T::zero(); capacity * widest]],
+            values: widths().map(room).collect(),
+            slopes: hidden.iter().map(|layer| room(kept(layer))).collect(),
+            normalized: hidden
+                .iter()
+                .map(|layer| layer.norm.is_some().then(|| Normalized::new(capacity, layer.outputs)))
+                .collect(),
+            passed: [room(widest), room(widest)],
             rows: 0,
             capacity,
         }
@@ -182,13 +204,16 @@ impl Mlp {
             let (inputs, outputs) = workspace.values.split_at_mut(i + 1);
             let out = &mut outputs[0][..rows * layer.outputs];
             let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out);
+            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out, self.precision_of(i));
             let bias = &params[layer.bias.clone()];
             for row in out.chunks_exact_mut(layer.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
             if i + 1 < self.layers.len() {
-                self.activation.apply(out);
+                if let (Some((gain, shift)), Some(normalized)) = (layer.norm(params), &mut workspace.normalized[i]) {
+                    normalized.forward(out, gain, shift);
+                }
+                self.activation.apply_keeping(out, &mut workspace.slopes[i]);
             }
         }
         let last = self.layers.len();
@@ -210,7 +235,7 @@ impl Mlp {
         d_output: &[T],
     ) -> &'w [T] {
         self.pull_back(params, workspace, d_output, None, true);
-        &workspace.passed[0][..workspace.rows * self.num_inputs()]
+        workspace.d_input(self)
     }
 
     /// Takes the gradient in the outputs back through the layers: to the parameters if there is a `grad` for them, and
@@ -230,11 +255,17 @@ impl Mlp {
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let d = &mut d_out[..rows * layer.outputs];
             if i + 1 < self.layers.len() {
-                self.activation.multiply_by_slope(&workspace.values[i + 1], d);
+                self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], d);
+                if let (Some((gain, _)), Some(normalized)) = (layer.norm(params), &workspace.normalized[i]) {
+                    let places = layer.norm.as_ref().zip(grad.as_mut());
+                    let d_parameters = places.map(|([gain, _], grad)| grad[gain.start..].split_at_mut(gain.len()));
+                    normalized.backward(d, gain, d_parameters.map(|(d_gain, rest)| (d_gain, &mut rest[..gain.len()])));
+                }
             }
             if let Some(grad) = &mut grad {
                 let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-                matmul(input.t(), Matrix::new(d, rows, layer.outputs), &mut grad[layer.weight.clone()]);
+                let d_weight = &mut grad[layer.weight.clone()];
+                matmul(input.t(), Matrix::new(d, rows, layer.outputs), d_weight, self.precision_of(i));
                 let d_bias = &mut grad[layer.bias.clone()];
                 d_bias.fill(T::zero());
                 for row in d.chunks_exact(layer.outputs) {
@@ -243,7 +274,8 @@ impl Mlp {
             }
             if i > 0 || to_input {
                 let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                matmul(Matrix::new(d, rows, layer.outputs), weight.t(), &mut d_in[..rows * layer.inputs]);
+                let d = Matrix::new(d, rows, layer.outputs);
+                matmul(d, weight.t(), &mut d_in[..rows * layer.inputs], self.precision_of(i));
                 std::mem::swap(d_out, d_in);
             }
         }
@@ -262,13 +294,19 @@ impl Mlp {
                 row.copy_from_slice(&direction[layer.bias.clone()]);
             }
             let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-            matmul_add(input, Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs), t);
+            let d_weight = Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs);
+            matmul_add(input, d_weight, t, self.precision_of(i));
             if i > 0 {
                 let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t);
+                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t, self.precision_of(i));
             }
             if i + 1 < self.layers.len() {
-                self.activation.multiply_by_slope(&workspace.values[i + 1], t);
+                if let (Some((gain, _)), Some((d_gain, d_shift)), Some(normalized)) =
+                    (layer.norm(params), layer.norm(direction), &workspace.normalized[i])
+                {
+                    normalized.tangent(t, gain, d_gain, d_shift);
+                }
+                self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], t);
             }
             std::mem::swap(t_in, t_out);
         }
@@ -294,6 +332,9 @@ impl Mlp {
             let weight = &params[layer.weight.clone()];
             for (&x, row) in current.iter().zip(weight.chunks_exact(layer.outputs)) {
                 next.iter_mut().zip(row).for_each(|(y, &w)| *y += x * w);
+            }
+            if let Some((gain, shift)) = layer.norm(params) {
+                layer_norm::forward_row(next, gain, shift);
             }
             if i + 1 < self.layers.len() {
                 self.activation.apply(next);
@@ -346,9 +387,14 @@ mod tests {
             let weight = part(&layer.weight).view([layer.inputs as i64, layer.outputs as i64]);
             x = x.matmul(&weight) + part(&layer.bias);
             if i + 1 < mlp.layers.len() {
+                if let Some([gain, shift]) = &layer.norm {
+                    x = x.layer_norm([layer.outputs as i64], Some(part(gain)), Some(part(shift)), 1e-5, false);
+                }
                 x = match mlp.activation {
                     Activation::Tanh => x.tanh(),
                     Activation::Relu => x.relu(),
+                    Activation::Elu => x.elu(),
+                    Activation::Silu => x.silu(),
                 };
             }
         }
@@ -356,11 +402,15 @@ mod tests {
     }
 
     fn agrees_with_autograd<T: Real + tch::kind::Element>(kind: Kind, tolerance: f64) {
+        tch::set_num_threads(1);
         let mut rng = NumpyRng::new(7);
-        for activation in [Activation::Tanh, Activation::Relu] {
+        let activations = [Activation::Tanh, Activation::Relu, Activation::Elu, Activation::Silu];
+        for (activation, norm) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
             for (widths, rows) in [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![4, 33, 1], 1)] {
-                let mlp = Mlp::new(&widths, activation);
-                let params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
+                let mlp = Mlp::with_norm(&widths, activation, norm);
+                let mut params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
+                // Gains and shifts start as 1 and 0, which would hide them.
+                params.iter_mut().for_each(|p| *p += T::of(0.1 * rng.standard_normal()));
                 let input: Vec<T> = (0..rows * widths[0]).map(|_| T::of(rng.standard_normal())).collect();
                 let outputs = rows * mlp.num_outputs();
                 let d_output: Vec<T> = (0..outputs).map(|_| T::of(rng.standard_normal())).collect();
@@ -420,6 +470,33 @@ mod tests {
     }
 
     #[test]
+    fn bf16_rounds_the_products_of_hidden_layers_and_leaves_the_last() {
+        let mut rng = NumpyRng::new(2);
+        let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
+        for (widths, rounded) in [(vec![30, 4], false), (vec![30, 32, 32, 4], true)] {
+            let single = Mlp::new(&widths, Activation::Tanh);
+            // As `with_precision` makes it where the processor has bf16; MKL computes it anywhere, slowly on most.
+            let half = Mlp { precision: Precision::Bf16, ..single.clone() };
+            let params: Vec<f32> = draw(single.num_params()).iter().map(|w| 0.2 * w).collect();
+            let (input, d_output, direction) = (draw(50 * 30), draw(50 * 4), draw(params.len()));
+            let results = [&single, &half].map(|mlp| {
+                let (mut workspace, mut grad) = (mlp.workspace(50), vec![0.0; mlp.num_params()]);
+                let output = mlp.forward(&params, &input, &mut workspace).to_vec();
+                mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                let d_input = mlp.backward_input(&params, &mut workspace, &d_output).to_vec();
+                let tangent = mlp.jvp(&params, &direction, &mut workspace).to_vec();
+                [output, grad, d_input, tangent]
+            });
+            let [exact, rough] = results;
+            for (exact, rough) in exact.iter().zip(&rough) {
+                let square = |x: &dyn Fn(usize) -> f32| (0..exact.len()).map(|i| x(i).powi(2)).sum::<f32>();
+                let off = (square(&|i| rough[i] - exact[i]) / square(&|i| exact[i])).sqrt();
+                assert!(if rounded { (2e-4..2e-2).contains(&off) } else { off == 0.0 }, "{widths:?}: {off}");
+            }
+        }
+    }
+
+    #[test]
     fn orthogonal_weights_have_orthogonal_rows_or_columns() {
         let mut rng = NumpyRng::new(1);
         for (inputs, outputs) in [(3, 5), (5, 3), (4, 4)] {
@@ -437,5 +514,7 @@ mod tests {
         // 17 inputs, two hidden layers of 64: 17*64+64 + 64*64+64 + 64*6+6.
         assert_eq!(Mlp::new(&[17, 64, 64, 6], Activation::Tanh).num_params(), 5702);
         assert_eq!(Mlp::new(&[4, 32, 32, 2], Activation::Tanh).num_params(), 1282);
+        // Two normalised layers of 32: as many gains and shifts.
+        assert_eq!(Mlp::normalized(&[4, 32, 32, 2], Activation::Tanh).num_params(), 1282 + 4 * 32);
     }
 }

@@ -1,0 +1,72 @@
+//! The functions between linear layers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Real;
+
+/// The function between two linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Hyperbolic tangent.
+    Tanh,
+    /// max(x, 0).
+    Relu,
+    /// x above 0, eˣ − 1 below (Clevert et al. 2016 with α = 1).
+    Elu,
+    /// x/(1 + e⁻ˣ), also called swish.
+    Silu,
+}
+
+impl Activation {
+    /// Whether the derivative cannot be told from the output, so that [`apply_keeping`](Activation::apply_keeping) keeps it.
+    pub(super) fn keeps_slope(self) -> bool {
+        self == Activation::Silu
+    }
+
+    #[inline(always)]
+    pub(super) fn apply<T: Real>(self, values: &mut [T]) {
+        match self {
+            Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
+            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
+            Activation::Elu => values.iter_mut().for_each(|x| {
+                let below = x.min(T::zero()).exp_m1_fast();
+                *x = if *x > T::zero() { *x } else { below };
+            }),
+            Activation::Silu => values.iter_mut().for_each(|x| *x *= sigmoid(*x)),
+        }
+    }
+
+    /// As [`apply`](Activation::apply); writes the derivatives into `slopes` where they are kept.
+    #[inline(always)]
+    pub(super) fn apply_keeping<T: Real>(self, values: &mut [T], slopes: &mut [T]) {
+        if self.keeps_slope() {
+            for (x, slope) in values.iter_mut().zip(slopes) {
+                let s = sigmoid(*x);
+                *x *= s;
+                *slope = s + *x * (T::one() - s);
+            }
+        } else {
+            self.apply(values);
+        }
+    }
+
+    /// Multiplies `d`, a gradient or a tangent, by the derivative, given the activation's output `y` or, where they are
+    /// kept, the derivatives themselves.
+    #[inline(always)]
+    pub(super) fn multiply_by_slope<T: Real>(self, y: &[T], slopes: &[T], d: &mut [T]) {
+        let one = T::one();
+        match self {
+            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= one - y * y),
+            Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
+            Activation::Elu => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= one + y.min(T::zero())),
+            Activation::Silu => d.iter_mut().zip(slopes).for_each(|(d, &slope)| *d *= slope),
+        }
+    }
+}
+
+/// 1/(1 + e⁻ˣ).
+#[inline(always)]
+fn sigmoid<T: Real>(x: T) -> T {
+    T::one() / (T::one() + (-x).exp_fast())
+}

@@ -1,0 +1,198 @@
+//! The matrix product of the processor at hand, in plain loops that the compiler turns into its widest multiply-adds.
+//!
+//! The right factor is copied into panels of [`WIDTH`] columns that stay in the nearest cache, and blocks of up to six rows of
+//! the result stay in registers while the inner dimension runs by (Goto & van de Geijn 2008). No memory is asked for once
+//! the calling thread's scratch has grown to size.
+
+use super::Real;
+use super::linalg::Matrix;
+
+/// Columns of a panel: two vectors of eight `f32`.
+const WIDTH: usize = 16;
+
+/// Length of the inner dimension that a panel holds: 16 KiB of `f32`, half of the nearest cache.
+const DEPTH: usize = 256;
+
+/// From this row length on, rows under one another fall on the same few cache lines, and a transposed left factor is copied
+/// first.
+const LONG_ROW: usize = 128;
+
+/// `out = a b`, or `out += a b`.
+pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) {
+    let (rows, cols, inner) = (a.rows(), b.cols(), a.cols());
+    assert!(inner == b.rows() && out.len() >= rows * cols, "a product of {rows} x {inner} and {} x {cols}", b.rows());
+    if cols == 1 {
+        return times_column(a, &b.data()[..inner], &mut out[..rows], add);
+    }
+    let copies = a.is_transposed() && a.leading() >= LONG_ROW;
+    T::with_scratch(|scratch| {
+        let wanted = DEPTH.min(inner) * (WIDTH + if copies { rows } else { 0 });
+        if scratch.len() < wanted {
+            scratch.resize(wanted, T::zero());
+        }
+        for start in (0..inner).step_by(DEPTH) {
+            let depth = DEPTH.min(inner - start);
+            let (panel, copy) = scratch.split_at_mut(depth * WIDTH);
+            let left = if copies {
+                // `[depth, rows]`, as it is stored, but with nothing between.
+                for (to, k) in copy.chunks_exact_mut(rows).zip(start..start + depth) {
+                    to.copy_from_slice(&a.data()[k * a.leading()..][..rows]);
+                }
+                Left::Columns(&copy[..depth * rows], rows)
+            } else if a.is_transposed() {
+                Left::Columns(&a.data()[start * a.leading()..], a.leading())
+            } else {
+                Left::Rows(&a.data()[start..], a.leading())
+            };
+            for first in (0..cols).step_by(WIDTH) {
+                pack(b, start, depth, first, panel);
+                let (panel, _) = panel.as_chunks::<WIDTH>();
+                columns(left, panel, rows, Place { first, cols, add: add || start > 0 }, out);
+            }
+        }
+    });
+}
+
+/// A matrix times a column: `out = a b`, or `out += a b`.
+fn times_column<T: Real>(a: Matrix<T>, b: &[T], out: &mut [T], add: bool) {
+    if !add {
+        out.fill(T::zero());
+    }
+    if a.is_transposed() {
+        for (column, &x) in a.data().chunks_exact(a.leading()).zip(b) {
+            out.iter_mut().zip(column).for_each(|(y, &a)| *y = multiply_add(a, x, *y));
+        }
+    } else {
+        for (row, y) in a.data().chunks_exact(a.leading()).zip(out) {
+            *y += sum_of_products(row, b);
+        }
+    }
+}
+
+/// A stretch of the left factor's inner dimension, as it lies in memory: row by row or column by column, with the distance
+/// between them.
+#[derive(Clone, Copy)]
+enum Left<'a, T> {
+    Rows(&'a [T], usize),
+    Columns(&'a [T], usize),
+}
+
+/// Where a panel's product goes: from column `first` of a result with `cols` columns.
+#[derive(Clone, Copy)]
+struct Place {
+    first: usize,
+    cols: usize,
+    add: bool,
+}
+
+/// Copies `WIDTH` columns of `b` from `first` on into `panel`, `[depth, WIDTH]`; columns beyond the last are 0.
+fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: &mut [T]) {
+    let width = WIDTH.min(b.cols() - first);
+    if width < WIDTH {
+        panel.fill(T::zero());
+    }
+    if b.is_transposed() {
+        for j in 0..width {
+            let column = &b.data()[(first + j) * b.leading() + start..][..depth];
+            panel.chunks_exact_mut(WIDTH).zip(column).for_each(|(row, &x)| row[j] = x);
+        }
+    } else {
+        for (row, k) in panel.chunks_exact_mut(WIDTH).zip(start..start + depth) {
+            row[..width].copy_from_slice(&b.data()[k * b.leading() + first..][..width]);
+        }
+    }
+}
+
+/// The product with a panel, in blocks of rows.
+fn columns<T: Real>(left: Left<T>, panel: &[[T; WIDTH]], rows: usize, place: Place, out: &mut [T]) {
+    let mut row = 0;
+    while row < rows {
+        row += match rows - row {
+            6.. => block::<T, 6>(left, panel, row, place, out),
+            4.. => block::<T, 4>(left, panel, row, place, out),
+            2.. => block::<T, 2>(left, panel, row, place, out),
+            _ => block::<T, 1>(left, panel, row, place, out),
+        };
+    }
+}
+
+/// `R` rows from `row` on; returns `R`.
+fn block<T: Real, const R: usize>(
+    left: Left<T>,
+    panel: &[[T; WIDTH]],
+    row: usize,
+    place: Place,
+    out: &mut [T],
+) -> usize {
+    let sums = match left {
+        Left::Rows(data, stride) => {
+            sums_of_rows::<T, R>(std::array::from_fn(|i| &data[(row + i) * stride..][..panel.len()]), panel)
+        }
+        Left::Columns(data, stride) => sums_of_columns::<T, R>(&data[row..], stride, panel),
+    };
+    for (i, sums) in sums.iter().enumerate() {
+        let out = &mut out[(row + i) * place.cols + place.first..];
+        // Whole rows of a panel have a length that the compiler knows.
+        match out.first_chunk_mut::<WIDTH>().filter(|_| place.cols - place.first >= WIDTH) {
+            Some(out) if place.add => out.iter_mut().zip(sums).for_each(|(y, &x)| *y += x),
+            Some(out) => *out = *sums,
+            None if place.add => out[..place.cols - place.first].iter_mut().zip(sums).for_each(|(y, &x)| *y += x),
+            None => out[..place.cols - place.first].iter_mut().zip(sums).for_each(|(y, &x)| *y = x),
+        }
+    }
+    R
+}
+
+// The two functions below are not inlined, and nothing in their loops can panic: so the compiler keeps all sums in
+// registers.
+
+/// `R` rows, each of the panel's length, times the panel.
+#[inline(never)]
+fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]]) -> [[T; WIDTH]; R] {
+    let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..panel.len()]);
+    let mut sums = [[T::zero(); WIDTH]; R];
+    for (k, right) in panel.iter().enumerate() {
+        for i in 0..R {
+            let left = rows[i][k];
+            for j in 0..WIDTH {
+                sums[i][j] = multiply_add(left, right[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
+
+/// `R` rows that lie side by side, `stride` numbers from one column to the next, times the panel.
+#[inline(never)]
+fn sums_of_columns<T: Real, const R: usize>(columns: &[T], stride: usize, panel: &[[T; WIDTH]]) -> [[T; WIDTH]; R] {
+    let mut sums = [[T::zero(); WIDTH]; R];
+    for (column, right) in columns.chunks(stride).zip(panel) {
+        let Some(column) = column.first_chunk::<R>() else { break };
+        for i in 0..R {
+            for j in 0..WIDTH {
+                sums[i][j] = multiply_add(column[i], right[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
+
+/// Σ x y over two rows of one length, as eight partial sums, which the compiler keeps side by side.
+#[inline(always)]
+pub(super) fn sum_of_products<T: Real>(x: &[T], y: &[T]) -> T {
+    let mut sums = [T::zero(); 8];
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
+    let rest: T = x_rest.iter().zip(y_rest).map(|(&x, &y)| x * y).sum();
+    for (x, y) in x.iter().zip(y) {
+        for i in 0..8 {
+            sums[i] = multiply_add(x[i], y[i], sums[i]);
+        }
+    }
+    sums.into_iter().sum::<T>() + rest
+}
+
+/// x y + z, in one instruction where there is one.
+#[inline(always)]
+fn multiply_add<T: Real>(x: T, y: T, z: T) -> T {
+    if cfg!(target_feature = "fma") { x.mul_add(y, z) } else { x * y + z }
+}

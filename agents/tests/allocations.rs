@@ -1,0 +1,115 @@
+//! Nothing is allocated in steady state: not by networks and optimisers, and not by a minibatch update.
+
+#![allow(unsafe_code)] // an allocator is an unsafe trait; this one counts and passes on
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bregman_agents::learner::Learner;
+use bregman_agents::nn::{Activation, Init, Mlp, Real, Twins};
+use bregman_agents::optim::{Adam, clip_grad_norm};
+use bregman_agents::ppo::{Ppo, PpoConfig};
+use bregman_agents::workers::Workers;
+use bregman_envs::rng::NumpyRng;
+use common::setup;
+
+/// The system's allocator, counting what all threads ask of it.
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is the system allocator's own.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Counting is for one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// How often `work` asks for memory.
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = COUNT.load(Ordering::Relaxed);
+    work();
+    COUNT.load(Ordering::Relaxed) - before
+}
+
+/// The least of several counts: each worker's scratch grows when it first has to, and a pool's queue now and then.
+fn quietest(count: impl FnMut() -> usize) -> usize {
+    std::iter::repeat_with(count).take(10).min().expect("ten counts")
+}
+
+#[test]
+fn the_allocator_counts() {
+    let _alone = ALONE.lock();
+    assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
+}
+
+#[test]
+fn passes_through_networks_and_optimiser_steps_allocate_nothing() {
+    let _alone = ALONE.lock();
+    for threads in [1, 2] {
+        let workers = Workers::new(threads).expect("threads start");
+        for mlp in [Mlp::new(&[17, 64, 64, 6], Activation::Tanh), Mlp::normalized(&[23, 256, 256, 1], Activation::Silu)]
+        {
+            let mut rng = NumpyRng::new(1);
+            let twins = Twins::new(mlp.clone(), 2);
+            let mut params: Vec<f32> = twins.init(Init::Uniform, &mut rng);
+            let mut draw = |n: usize| (0..n).map(|_| f32::of(rng.standard_normal())).collect::<Vec<f32>>();
+            let (input, d_output) = (draw(64 * mlp.num_inputs()), draw(2 * 64 * mlp.num_outputs()));
+            let (mut workspace, mut grad) = (twins.workspace(64), vec![0.0; twins.num_params()]);
+            let mut single = mlp.workspace::<f32>(64);
+            let (mut scratch, mut row) = (Default::default(), vec![0.0; mlp.num_outputs()]);
+            let mut adam = Adam::new(params.len(), 1e-5);
+            let mut update = || {
+                workers.run(|| {
+                    for _ in 0..2 {
+                        twins.forward(&params, &input, &mut workspace, &workers);
+                        twins.backward(&params, &mut workspace, &d_output, &mut grad, &workers);
+                        twins.backward_input(&params, &mut workspace, &d_output, &workers);
+                        mlp.forward(twins.part(&params, 0), &input, &mut single);
+                        mlp.jvp(twins.part(&params, 0), twins.part(&grad, 0), &mut single);
+                        mlp.forward_row(twins.part(&params, 0), &input[..mlp.num_inputs()], &mut scratch, &mut row);
+                        clip_grad_norm(&mut grad, 0.5);
+                        adam.step(&mut params, &grad, 1e-3);
+                    }
+                });
+            };
+            assert_eq!(quietest(|| allocations(&mut update)), 0, "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn ppo_minibatches_allocate_nothing() {
+    let _alone = ALONE.lock();
+    for threads in [1, 2] {
+        // Iterations that differ in the number of minibatches alone: 8 per epoch.
+        let per_iteration = [1, 11].map(|num_epochs| {
+            let mut config = PpoConfig { batch_size: 32, num_epochs, ..Default::default() };
+            config.common.num_steps = 128;
+            let mut setup = setup("action");
+            setup.threads = threads;
+            let mut ppo = Ppo::learner(config, &setup).expect("the settings fit");
+            quietest(|| allocations(|| drop(ppo.step().expect("finite numbers"))))
+        });
+        assert_eq!(per_iteration[0], per_iteration[1], "{threads} threads");
+    }
+}

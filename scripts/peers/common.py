@@ -1,0 +1,50 @@
+"""What the benchmarks share: the peers' environments, running commands, naming the machine."""
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BREGMAN = pathlib.Path(os.environ.get("BREGMAN", ROOT / "scripts" / "bregman")).absolute()
+
+
+def peer_python(home, requirements):
+    """The Python of the environment `home`, with what `requirements` pins; made on first use and when the pins change."""
+    home, requirements = ROOT / home, ROOT / "scripts" / "peers" / requirements
+    python, done = home / "bin" / "python", home / "done"
+    if not done.exists() or done.read_text() != requirements.read_text():
+        if not python.exists():
+            venv.create(home, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
+        done.write_text(requirements.read_text())
+    return python
+
+
+def output(command, **environment):
+    """What a command prints; MuJoCo leaves its log where it runs, so that is a folder for the moment."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
+    if result.returncode:
+        sys.exit(f"{command[0]} {' '.join(map(str, command[-3:]))} failed:\n{result.stderr.strip()}")
+    return result.stdout.strip()
+
+
+def versions(python, packages):
+    """Packages of an environment with their versions, in a line."""
+    script = """
+import platform, sys
+from importlib.metadata import version
+print(", ".join(f"{name} {version(name)}" for name in sys.argv[1:]), "on Python", platform.python_version())
+"""
+    return output([python, "-c", script, *packages])
+
+
+def machine():
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
