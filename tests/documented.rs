@@ -14,6 +14,18 @@ fn every_logged_number_is_documented() {
 }
 
 #[test]
+fn the_table_for_newcomers_names_settings_that_exist() {
+    let (_, table) = include_str!("../docs/run_file.md").split_once("## From Stable-Baselines3").expect("it is there");
+    let bregman = Bregman::default();
+    let settings = (bregman.agents.get("ppo").expect("it is there").settings)();
+    let named: Vec<&str> = table.split('`').filter_map(|word| word.strip_prefix("agent.ppo.")).collect();
+    assert!(named.len() > 10);
+    for name in named {
+        assert!(settings.iter().any(|setting| setting.key == name), "{name}");
+    }
+}
+
+#[test]
 fn what_the_terminal_shows_of_an_agent_is_declared() {
     for agent in Bregman::default().agents.entries() {
         let declared = |name: &&str| agent.metrics.iter().any(|(metric, _)| metric == name);
