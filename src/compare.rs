@@ -1,7 +1,8 @@
 //! `bregman compare`: what groups of runs reached, with intervals.
 //!
 //! Runs form a group when agent, environment and settings are the same but for the seed. A group is named after its agent
-//! and the settings in which the groups of that agent and environment differ. A run counts when it is finished; its score is
+//! and the settings in which the groups of that agent and environment differ, or after agent and `label` where the run file has
+//! one. A run counts when it is finished; its score is
 //! the last value of the metric.
 
 pub mod plot;
@@ -399,21 +400,23 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
 
 /// What may differ within a group: the seed, and what changes no result.
 fn is_free(key: &str) -> bool {
-    ["seed", "threads"].contains(&key) || ["observe.", "checkpoint."].iter().any(|table| key.starts_with(table))
+    ["seed", "threads", "label"].contains(&key)
+        || ["observe.", "checkpoint."].iter().any(|table| key.starts_with(table))
 }
 
 /// Sorts runs into groups; a seed that occurs twice counts once.
 fn group(runs: Vec<Run>, notes: &mut Vec<String>) -> Result<Vec<Group>> {
     type Settings = BTreeMap<String, Value>;
-    let mut families: BTreeMap<(String, String), Vec<(Settings, Run)>> = BTreeMap::new();
+    let mut families: BTreeMap<(String, String, String), Vec<(Settings, Run)>> = BTreeMap::new();
     for run in runs {
         let mut settings = flat(&Table::try_from(&run.file)?);
         settings.retain(|key, _| !is_free(key));
         let agent = run.file.agent.keys().next().cloned().unwrap_or_default();
-        families.entry((run.file.env.id.clone(), agent)).or_default().push((settings, run));
+        let name = [Some(agent.clone()), run.file.label.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        families.entry((run.file.env.id.clone(), agent, name)).or_default().push((settings, run));
     }
     let mut groups = Vec::new();
-    for ((env, agent), family) in families {
+    for ((env, agent, name), family) in families {
         let keys: BTreeSet<&String> = family.iter().flat_map(|(settings, _)| settings.keys()).collect();
         let differs = |key: &&&String| family.iter().any(|(settings, _)| settings.get(**key) != family[0].0.get(**key));
         let differing: Vec<String> = keys.iter().filter(differs).map(|key| key.to_string()).collect();
@@ -422,7 +425,7 @@ fn group(runs: Vec<Run>, notes: &mut Vec<String>) -> Result<Vec<Group>> {
         for (settings, run) in family {
             let value = |key: &String| settings.get(key).map_or("none".into(), Value::to_string);
             let shown = |key: &String| format!("{}={}", key.strip_prefix(&prefix).unwrap_or(key), value(key));
-            let label = std::iter::once(agent.clone()).chain(differing.iter().map(shown)).collect::<Vec<_>>().join(" ");
+            let label = std::iter::once(name.clone()).chain(differing.iter().map(shown)).collect::<Vec<_>>().join(" ");
             let empty = || Group { label: label.clone(), env: env.clone(), runs: Vec::new() };
             let group = of_family.entry((natural(&label), label.clone())).or_insert_with(empty);
             match group.runs.iter().find(|other| other.file.seed == run.file.seed) {

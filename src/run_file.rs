@@ -39,6 +39,9 @@ pub struct RunFile {
     /// Worker threads; the number of cores if left out. Results do not depend on it.
     #[serde(default = "cores")]
     pub threads: usize,
+    /// What `compare` calls runs of these settings, behind the agent's name, rather than the settings in which they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// What the run may spend: `env_steps` or `grad_steps`.
     pub budget: Budget,
     /// The environment.
@@ -233,7 +236,7 @@ impl RunFile {
     /// Refuses a resumed run whose settings differ where a run cannot change in its middle.
     pub fn check_resumes(&self, before: &RunFile) -> Result<()> {
         let (old, new) = (flat(&Table::try_from(before)?), flat(&Table::try_from(self)?));
-        let fixed = |key: &str| !["budget.", "eval.", "observe."].iter().any(|free| key.starts_with(free));
+        let fixed = |key: &str| !["budget.", "eval.", "observe.", "label"].iter().any(|free| key.starts_with(free));
         for key in old.keys().chain(new.keys()).filter(|key| fixed(key)) {
             if old.get(key) != new.get(key) {
                 let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);

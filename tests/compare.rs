@@ -79,6 +79,20 @@ fn groups_statistics_areas_and_thresholds() {
 }
 
 #[test]
+fn a_label_stands_in_for_the_settings_that_differ() {
+    let place = folder("compare-label");
+    for seed in [1, 2] {
+        fake(place.join(format!("runs/a/s{seed}")), "Pendulum-v1", "", seed, [0.0, 1.0]);
+        let dir = fake(place.join(format!("runs/b/s{seed}")), "Pendulum-v1", "gamma = 0.9", seed, [0.0, 2.0]);
+        let run = std::fs::read_to_string(dir.join("run.toml")).expect("it is there");
+        std::fs::write(dir.join("run.toml"), format!("label = \"short-sighted\"\n{run}")).expect("writable");
+    }
+    let (code, csv, _) = compare(&place, "runs --format csv");
+    assert_eq!((code, value(&csv, "Pendulum-v1,ppo,,mean")), (0, 1.0));
+    assert_eq!(value(&csv, "Pendulum-v1,ppo short-sighted,,mean"), 2.0);
+}
+
+#[test]
 fn what_cannot_be_compared_gets_a_sentence() {
     let place = folder("compare-broken");
     fake(place.join("runs/good"), "Pendulum-v1", "", 1, [0.0, 1.0]);
