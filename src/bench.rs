@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::agents::learner::Budget;
+use crate::agents::learner::{Budget, Learner};
 use crate::env_command::Choice;
 use crate::envs::rng::NumpyRng;
 use crate::envs::{Env, EnvError};
@@ -26,6 +26,8 @@ pub enum BenchCommand {
     Env(EnvArgs),
     /// Train as a run file says, evaluation and logs left out
     Train(TrainArgs),
+    /// Repeat a run file's update on the same experience, from the same parameters
+    Update(TrainArgs),
 }
 
 /// Arguments of `bregman bench env`.
@@ -53,7 +55,7 @@ pub struct EnvArgs {
     json: bool,
 }
 
-/// Arguments of `bregman bench train`.
+/// Arguments of `bregman bench train` and `bregman bench update`.
 #[derive(Args)]
 pub struct TrainArgs {
     /// The run file
@@ -74,6 +76,7 @@ pub fn run(command: BenchCommand, bregman: &Bregman) -> Result<()> {
     match command {
         BenchCommand::Env(arguments) => env(&arguments, bregman),
         BenchCommand::Train(arguments) => training(&arguments, bregman),
+        BenchCommand::Update(arguments) => updates(&arguments, bregman),
     }
 }
 
@@ -210,7 +213,8 @@ fn env(arguments: &EnvArgs, bregman: &Bregman) -> Result<()> {
     Ok(())
 }
 
-fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
+/// The run of a file, and its learner after one iteration.
+fn warmed_up(arguments: &TrainArgs, bregman: &Bregman) -> Result<(RunFile, Box<dyn Learner>)> {
     let mut run = RunFile::read(&arguments.run_file, &arguments.patches, bregman)?;
     // The measured stretch is no part of a schedule's end.
     run.budget = match run.budget {
@@ -219,6 +223,44 @@ fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
     };
     let mut learner = train::build(&run, bregman)?;
     learner.step()?;
+    Ok((run, learner))
+}
+
+fn updates(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
+    let (run, mut learner) = warmed_up(arguments, bregman)?;
+    let agent = run.agent(bregman)?.0.name;
+    if !learner.repeat_update()? {
+        bad_input!(
+            "{agent} has no update that could be measured apart from its steps; `bregman bench train` measures both"
+        );
+    }
+    let (before, began, mut times) = (learner.progress(), Instant::now(), Vec::new());
+    while began.elapsed().as_secs_f64() < arguments.seconds || times.is_empty() {
+        let start = Instant::now();
+        learner.repeat_update()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let steps = (learner.progress().grad_steps - before.grad_steps) as f64 / times.len() as f64;
+    let seconds = median(times);
+    out!(
+        "{agent} on {}, {} threads: an update takes {:.2} ms, {steps:.0} gradient steps of {:.1} us",
+        run.env.id,
+        run.threads,
+        seconds * 1e3,
+        seconds / steps * 1e6
+    )?;
+    if arguments.json {
+        let object = json!({
+            "agent": agent, "env": run.env.id, "threads": run.threads, "update_seconds": seconds,
+            "grad_steps_per_update": steps, "grad_steps_per_second": steps / seconds, "peak_bytes": peak_bytes(),
+        });
+        out!("{object}")?;
+    }
+    Ok(())
+}
+
+fn training(arguments: &TrainArgs, bregman: &Bregman) -> Result<()> {
+    let (run, mut learner) = warmed_up(arguments, bregman)?;
     let (before, began) = (learner.progress(), Instant::now());
     while began.elapsed().as_secs_f64() < arguments.seconds {
         learner.step()?;

@@ -148,6 +148,7 @@ fn benches_end_with_an_object() {
     assert!(rate(&format!("bench env Hopper-v5 --bare {quick}"), "steps_per_second") > 0.0);
     common::write(&place, common::PENDULUM);
     assert!(rate("bench train run.toml --seconds 0.1 --json", "updates_per_second") > 0.0);
+    assert!(rate("bench update run.toml --seconds 0.1 --json", "update_seconds") > 0.0);
 }
 
 #[test]

@@ -20,6 +20,15 @@ pub trait Learner: Send {
     /// the last checkpoint holds.
     fn step(&mut self) -> Result<Report, LearnError>;
 
+    /// One update on experience gathered before, for measurements: after the first call nothing is gathered any more. `false`
+    /// where the agent has no such thing.
+    ///
+    /// # Errors
+    /// As [`step`](Learner::step).
+    fn repeat_update(&mut self) -> Result<bool, LearnError> {
+        Ok(false)
+    }
+
     /// How far it is.
     fn progress(&self) -> Progress;
 

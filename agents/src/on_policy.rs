@@ -171,6 +171,8 @@ pub struct OnPolicy<U> {
     rewards: RewardScaler,
     runner: Runner,
     pass: Pass,
+    /// What `repeat_update` works on, and where it starts from.
+    repeated: Option<(Batch, Snapshot)>,
 }
 
 impl<U: Update> OnPolicy<U> {
@@ -214,6 +216,7 @@ impl<U: Update> OnPolicy<U> {
                 setup: setup.clone(),
             },
             runner,
+            repeated: None,
             config,
         })
     }
@@ -263,6 +266,26 @@ impl<U: Update> Learner for OnPolicy<U> {
             report.histograms.push(("train/log_std".into(), model.actor.log_std(&model.params).to_vec()));
         }
         Ok(report)
+    }
+
+    fn repeat_update(&mut self) -> Result<bool, LearnError> {
+        let workers = self.agent.workers.clone();
+        let (batch, start) = match self.repeated.take() {
+            Some((batch, start)) => {
+                self.agent.model.load(&start)?;
+                self.update.load(&start)?;
+                (batch, start)
+            }
+            None => {
+                let (steps, _) = self.runner.rollout(&self.agent.model, self.config.num_steps, &workers)?;
+                let mut start = self.policy();
+                self.update.save(&mut start);
+                (self.estimate(steps), start)
+            }
+        };
+        workers.run(|| self.update.update(&mut self.agent, &batch))?;
+        self.repeated = Some((batch, start));
+        Ok(true)
     }
 
     fn progress(&self) -> Progress {

@@ -146,3 +146,18 @@ fn unknown_and_wrong_settings_are_refused_wherever_they_belong() {
     assert_eq!(refusal("sso", "inner_steps = 0"), "`inner_steps = 0`: at least 1");
     assert_eq!(refusal("fma_pg", "armijo_c = 1.0"), "`armijo_c = 1`: a number between 0 and 1");
 }
+
+#[test]
+fn a_repeated_update_starts_where_the_first_did() {
+    for repeats in [2, 3] {
+        let config = PpoConfig { common: cart_pole(), ..Default::default() };
+        let mut agent = Ppo::learner(config, &setup("CartPole-v1", 2, 10_000)).expect("the settings fit");
+        let mut after = |repeats: usize| {
+            (0..repeats).for_each(|_| assert!(agent.repeat_update().expect("finite numbers")));
+            agent.policy()
+        };
+        let once = after(1);
+        assert_eq!(once, after(repeats));
+        assert_eq!(agent.progress().env_steps, 0, "what was gathered for it does not count");
+    }
+}
