@@ -5,6 +5,7 @@
 //! point of parameter space. Forward and backward run over a [`Workspace`] that is allocated once.
 
 mod activation;
+mod halves;
 mod kernel;
 mod layer_norm;
 mod linalg;
@@ -14,6 +15,7 @@ mod real;
 mod twins;
 
 pub use activation::Activation;
+pub use halves::Halves;
 pub use linalg::Precision;
 pub use mlp::{Init, Mlp, Workspace};
 pub use real::Real;

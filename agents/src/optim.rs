@@ -1,6 +1,7 @@
 //! Adam on a flat parameter vector, and clipping by the global norm.
 
 use crate::learner::{Array, LearnError, Snapshot};
+use crate::workers::Workers;
 
 /// Adam (Kingma & Ba 2015) with PyTorch's arithmetic: ε is added to the corrected root.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,17 +23,28 @@ impl Adam {
 
     /// One descent step along `grad`.
     pub fn step(&mut self, params: &mut [f32], grad: &[f32], learning_rate: f64) {
+        let rates = self.rates(learning_rate);
+        descend(params, grad, &mut self.first, &mut self.second, rates);
+    }
+
+    /// The same, shared among the run's workers; the numbers are the same.
+    pub fn step_on(&mut self, params: &mut [f32], grad: &[f32], learning_rate: f64, workers: &Workers) {
+        let (rates, half) = (self.rates(learning_rate), params.len() / 2);
+        let (params, more_params) = params.split_at_mut(half);
+        let (grad, more_grad) = grad.split_at(half);
+        let (first, more_first) = self.first.split_at_mut(half);
+        let (second, more_second) = self.second.split_at_mut(half);
+        workers.join(
+            || descend(params, grad, first, second, rates),
+            || descend(more_params, more_grad, more_first, more_second, rates),
+        );
+    }
+
+    /// Counts a step: its size, the inverse root of the second moments' correction, and ε.
+    fn rates(&mut self, learning_rate: f64) -> [f32; 3] {
         self.steps += 1;
         let (correction1, correction2) = (1.0 - BETA1.powi(self.steps as i32), 1.0 - BETA2.powi(self.steps as i32));
-        let step_size = (learning_rate / correction1) as f32;
-        let (inverse_root, eps) = ((1.0 / correction2.sqrt()) as f32, self.eps as f32);
-        let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((p, &g), (m, v)) in params.iter_mut().zip(grad).zip(moments) {
-            *m += (1.0 - beta1) * (g - *m);
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *p -= step_size * *m / (v.sqrt() * inverse_root + eps);
-        }
+        [learning_rate / correction1, 1.0 / correction2.sqrt(), self.eps].map(|x| x as f32)
     }
 
     /// Puts moments and step count into a snapshot under `name`.
@@ -48,6 +60,23 @@ impl Adam {
         snapshot.f32_into(&format!("{name}/second"), &mut self.second)?;
         self.steps = snapshot.u64(&format!("{name}/steps"))?;
         Ok(())
+    }
+}
+
+/// Moves parameters along their moments, which take `grad` in.
+fn descend(
+    params: &mut [f32],
+    grad: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    [step_size, inverse_root, eps]: [f32; 3],
+) {
+    let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
+    let moments = first.iter_mut().zip(second);
+    for ((p, &g), (m, v)) in params.iter_mut().zip(grad).zip(moments) {
+        *m += (1.0 - beta1) * (g - *m);
+        *v = beta2 * *v + (1.0 - beta2) * g * g;
+        *p -= step_size * *m / (v.sqrt() * inverse_root + eps);
     }
 }
 
@@ -99,6 +128,19 @@ mod tests {
         for (a, b) in ours.iter().zip(theirs) {
             assert!((a - b).abs() < 1e-5, "{a} is not {b}");
         }
+    }
+
+    #[test]
+    fn shared_steps_are_the_same_steps() {
+        let workers = Workers::new(2).expect("threads start");
+        let (mut ours, mut shared) = (vec![1.0f32; 5], vec![1.0f32; 5]);
+        let (mut adam, mut other) = (Adam::new(5, 1e-8), Adam::new(5, 1e-8));
+        for i in 0..3 {
+            let grad = [0.5, -1.0, 2.0, i as f32, 1e-3];
+            adam.step(&mut ours, &grad, 3e-3);
+            other.step_on(&mut shared, &grad, 3e-3, &workers);
+        }
+        assert_eq!((ours, adam), (shared, other));
     }
 
     #[test]

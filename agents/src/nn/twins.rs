@@ -79,6 +79,11 @@ impl Twins {
         outputs
     }
 
+    /// The outputs of the last [`forward`](Twins::forward), `[count, rows, num_outputs]`.
+    pub fn output<'w, T: Real>(&self, workspace: &'w TwinsWorkspace<T>) -> &'w [T] {
+        &workspace.outputs[..self.count * workspace.rows * self.mlp.num_outputs()]
+    }
+
     /// Writes the gradient of a loss in all parameters into `grad`, `[num_params]`, given its gradient in the outputs of the
     /// last [`forward`](Twins::forward), `[count, rows, num_outputs]`.
     pub fn backward<T: Real>(

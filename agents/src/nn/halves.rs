@@ -1,0 +1,79 @@
+//! One network over a batch whose halves are computed side by side on the run's workers.
+//!
+//! The batch is always cut at the same row, so that the sums, and with them every bit, are the same for any number of threads.
+
+use super::{Mlp, Real, Workspace};
+use crate::workers::Workers;
+
+/// Room for one network's passes over up to `capacity` rows, in two halves.
+#[derive(Clone, Debug)]
+pub struct Halves<T> {
+    halves: [Workspace<T>; 2],
+    /// The second half's part of a gradient.
+    second: Vec<T>,
+    /// `[rows, num_outputs]`.
+    output: Vec<T>,
+}
+
+impl<T: Real> Halves<T> {
+    /// For up to `capacity` rows through networks shaped as `mlp`.
+    pub fn new(mlp: &Mlp, capacity: usize) -> Halves<T> {
+        let half = mlp.workspace(capacity.div_ceil(2));
+        let output = vec![T::zero(); capacity * mlp.num_outputs()];
+        Halves { halves: [half.clone(), half], second: vec![T::zero(); mlp.num_params()], output }
+    }
+
+    /// [`Mlp::forward`].
+    pub fn forward(&mut self, mlp: &Mlp, params: &[T], input: &[T], workers: &Workers) -> &[T] {
+        let rows = input.len() / mlp.num_inputs();
+        let (first, second) = input.split_at(rows.div_ceil(2) * mlp.num_inputs());
+        let output = &mut self.output[..rows * mlp.num_outputs()];
+        let (first_out, second_out) = output.split_at_mut(rows.div_ceil(2) * mlp.num_outputs());
+        let [one, other] = &mut self.halves;
+        workers.join(
+            || first_out.copy_from_slice(mlp.forward(params, first, one)),
+            || second_out.copy_from_slice(mlp.forward(params, second, other)),
+        );
+        output
+    }
+
+    /// [`Mlp::backward`].
+    pub fn backward(&mut self, mlp: &Mlp, params: &[T], d_output: &[T], grad: &mut [T], workers: &Workers) {
+        let rows = d_output.len() / mlp.num_outputs();
+        let (first, second) = d_output.split_at(rows.div_ceil(2) * mlp.num_outputs());
+        let [one, other] = &mut self.halves;
+        let second_grad = &mut self.second;
+        workers.join(|| mlp.backward(params, one, first, grad), || mlp.backward(params, other, second, second_grad));
+        grad.iter_mut().zip(&self.second).for_each(|(sum, &part)| *sum += part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bregman_envs::rng::NumpyRng;
+
+    use super::*;
+    use crate::nn::{Activation, Init};
+
+    #[test]
+    fn two_halves_are_the_whole_on_any_number_of_workers() {
+        let mlp = Mlp::new(&[5, 16, 3], Activation::Tanh);
+        let mut rng = NumpyRng::new(4);
+        let params: Vec<f64> = mlp.init(Init::Uniform, &mut rng);
+        for (rows, threads) in [(8, 1), (8, 2), (7, 2), (1, 2)] {
+            let workers = Workers::new(threads).expect("threads start");
+            let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
+            let (input, d_output) = (draw(rows * 5), draw(rows * 3));
+            let (mut halves, mut grad) = (Halves::new(&mlp, 8), vec![9.0; mlp.num_params()]);
+            let output = workers.run(|| {
+                let output = halves.forward(&mlp, &params, &input, &workers).to_vec();
+                halves.backward(&mlp, &params, &d_output, &mut grad, &workers);
+                output
+            });
+            let (mut workspace, mut whole) = (mlp.workspace(rows), vec![0.0; mlp.num_params()]);
+            assert_eq!(output, mlp.forward(&params, &input, &mut workspace));
+            mlp.backward(&params, &mut workspace, &d_output, &mut whole);
+            grad.iter().zip(&whole).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} is not {b}"));
+        }
+    }
+}
