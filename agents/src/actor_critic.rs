@@ -103,17 +103,8 @@ impl ActorCritic {
     pub fn chain(&self) -> PolicyChain {
         let mut ops: Vec<PolicyOp> = self.normalizer.op().into_iter().collect();
         let net = &self.actor.net;
-        let count = net.layers(&self.params).count();
-        for (i, (weight, bias)) in net.layers(&self.params).enumerate() {
-            let last = i + 1 == count;
-            // Of the last layer only what the action is read from: no standard deviations, no value.
-            let kept = if last { self.actor.dist.num_outputs() } else { bias.len() };
-            let weight = weight.chunks_exact(bias.len()).flat_map(|row| &row[..kept]).copied().collect();
-            ops.push(PolicyOp::Linear { weight, bias: bias[..kept].to_vec() });
-            if !last {
-                ops.push(PolicyOp::Activation(net.activation()));
-            }
-        }
+        // Of the last layer only what the action is read from: no standard deviations, no value.
+        ops.extend(PolicyOp::network(net, &self.params, self.actor.dist.num_outputs()));
         match &self.actor.dist {
             Dist::Categorical { nvec } => ops.push(PolicyOp::ArgMax { nvec: nvec.clone() }),
             Dist::Gaussian { .. } => match &self.action_space {

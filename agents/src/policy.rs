@@ -1,6 +1,6 @@
 //! A deterministic policy taken out of its learner: a chain of plain operations, for other programs to run.
 
-use crate::nn::Activation;
+use crate::nn::{Activation, Mlp};
 
 /// What happens to a row, in order. The first takes a raw observation, the last gives the action.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,24 @@ pub enum PolicyOp {
         /// Number of choices of each component.
         nvec: Vec<usize>,
     },
+}
+
+impl PolicyOp {
+    /// A network, of whose outputs the first `kept` count.
+    pub fn network(net: &Mlp, params: &[f32], kept: usize) -> Vec<PolicyOp> {
+        let mut ops = Vec::new();
+        let count = net.layers(params).count();
+        for (i, (weight, bias)) in net.layers(params).enumerate() {
+            let last = i + 1 == count;
+            let kept = if last { kept } else { bias.len() };
+            let weight = weight.chunks_exact(bias.len()).flat_map(|row| &row[..kept]).copied().collect();
+            ops.push(PolicyOp::Linear { weight, bias: bias[..kept].to_vec() });
+            if !last {
+                ops.push(PolicyOp::Activation(net.activation()));
+            }
+        }
+        ops
+    }
 }
 
 /// A deterministic policy over raw observations.
