@@ -21,6 +21,7 @@ mod optional;
 pub mod policy;
 pub mod ppo;
 pub mod registry;
+pub mod replay;
 pub mod returns;
 pub mod rollout;
 pub mod sso;

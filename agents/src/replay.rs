@@ -1,0 +1,336 @@
+//! Experience replay: transitions of the last steps, drawn uniformly (Lin 1992), as returns over one step or several.
+//!
+//! A transition is one row of single-precision numbers, so that drawing it touches memory in one place. A row has both flags, and
+//! its `next_obs` is the true successor: what a row's target adds of its successor's value depends on `terminated` alone, so that
+//! a time limit is not taken for an end.
+
+use bregman_envs::Outcome;
+use bregman_envs::rng::NumpyRng;
+
+use crate::learner::{Array, LearnError, Snapshot};
+use crate::rollout::Steps;
+
+/// Rows that are kept together.
+const CHUNK: usize = 4096;
+
+/// The last `capacity` transitions. Rows are numbered in the order in which they came, from the run's first.
+///
+/// A row is `obs`, `action`, `next_obs`, reward and ends. Memory is taken in pieces of 4096 rows as they come, until there is
+/// enough for all; from then on the oldest piece is written anew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplayBuffer {
+    capacity: usize,
+    obs_dim: usize,
+    action_len: usize,
+    returns: Returns,
+    chunks: Vec<Vec<f32>>,
+    /// Rows ever added.
+    added: u64,
+}
+
+/// How rows become returns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Returns {
+    /// Discount per step.
+    pub gamma: f32,
+    /// Rewards that a return adds up before it counts on the value of a successor, n.
+    pub steps: usize,
+    /// Environments that step in turn: the row after row `i` in the same environment is row `i + num_envs`.
+    pub num_envs: usize,
+}
+
+/// Rows of a buffer, gathered: `[B, obs_dim]`, `[B, action row]` and `[B]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReplayBatch {
+    /// Observations as the environments gave them.
+    pub obs: Vec<f32>,
+    /// Actions as the policy drew them.
+    pub action: Vec<f32>,
+    /// Raw rewards, discounted and summed from `obs` to `next_obs`.
+    pub reward: Vec<f32>,
+    /// True successors, as many steps later as were summed.
+    pub next_obs: Vec<f32>,
+    /// Weight of the successor's value in the target: γ to the number of steps, 0 where the successor is absorbing.
+    pub discount: Vec<f32>,
+}
+
+impl ReplayBatch {
+    /// Number of rows, `B`.
+    pub fn len(&self) -> usize {
+        self.reward.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.reward.is_empty()
+    }
+}
+
+impl ReplayBuffer {
+    /// For the last `capacity` transitions; at least those of one step of every environment.
+    pub fn new(capacity: usize, obs_dim: usize, action_len: usize, returns: Returns) -> ReplayBuffer {
+        let capacity = capacity.max(returns.num_envs);
+        ReplayBuffer { capacity, obs_dim, action_len, returns, chunks: Vec::new(), added: 0 }
+    }
+
+    /// Transitions held.
+    pub fn len(&self) -> usize {
+        self.added.min(self.capacity as u64) as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.added == 0
+    }
+
+    /// Length of a row.
+    fn width(&self) -> usize {
+        2 * self.obs_dim + self.action_len + 2
+    }
+
+    /// The place of a row: its chunk, and where it starts there.
+    fn place(&self, row: u64) -> (usize, usize) {
+        let (chunk, at) = (row / CHUNK as u64, row as usize % CHUNK);
+        // One chunk more than the capacity fills: the newest rows share one, wherever they start in it.
+        ((chunk % (self.capacity.div_ceil(CHUNK) as u64 + 1)) as usize, at * self.width())
+    }
+
+    fn row(&self, row: u64) -> Row<'_> {
+        let (chunk, at) = self.place(row);
+        let data = &self.chunks[chunk][at..at + self.width()];
+        let (obs, rest) = data.split_at(self.obs_dim);
+        let (action, rest) = rest.split_at(self.action_len);
+        let (next_obs, rest) = rest.split_at(self.obs_dim);
+        Row { obs, action, next_obs, reward: rest[0], ends: rest[1] }
+    }
+
+    /// Takes in one step of every environment, the oldest rows giving way.
+    pub fn add(&mut self, steps: &Steps) {
+        let width = self.width();
+        let rows = steps.obs.chunks_exact(self.obs_dim).zip(steps.next_obs.chunks_exact(self.obs_dim));
+        let actions = steps.action.chunks_exact(self.action_len);
+        for (((obs, next_obs), action), outcome) in rows.zip(actions).zip(&steps.outcome) {
+            let (chunk, at) = self.place(self.added);
+            if chunk == self.chunks.len() {
+                self.chunks.push(vec![0.0; CHUNK * width]);
+            }
+            let row = &mut self.chunks[chunk][at..at + width];
+            let parts = [obs, action, next_obs, &[outcome.reward as f32, ends(outcome)]];
+            row.iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
+            self.added += 1;
+        }
+    }
+
+    /// Says that the environments were restarted: the next rows do not follow on the last.
+    pub fn cut(&mut self) {
+        let last = self.len().min(self.returns.num_envs) as u64;
+        for row in self.added - last..self.added {
+            let (chunk, at) = self.place(row);
+            let ends = &mut self.chunks[chunk][at + 2 * self.obs_dim + self.action_len + 1];
+            *ends = ends.max(TRUNCATED);
+        }
+    }
+
+    /// Draws `batch_size` rows with replacement into `batch`.
+    pub fn sample(&self, batch_size: usize, rng: &mut NumpyRng, batch: &mut ReplayBatch) {
+        batch.resize(batch_size, self.obs_dim, self.action_len);
+        let oldest = self.added - self.len() as u64;
+        for i in 0..batch_size {
+            self.gather(oldest + rng.below(self.len()) as u64, i, batch);
+        }
+    }
+
+    /// Writes the return that starts with `row` into place `i` of a batch.
+    fn gather(&self, row: u64, i: usize, batch: &mut ReplayBatch) {
+        let first = self.row(row);
+        let of = |width: usize| i * width..(i + 1) * width;
+        batch.obs[of(self.obs_dim)].copy_from_slice(first.obs);
+        batch.action[of(self.action_len)].copy_from_slice(first.action);
+        let Returns { gamma, steps, num_envs } = self.returns;
+        let (mut last, mut next) = (first, row + num_envs as u64);
+        let (mut reward, mut discount) = (last.reward, gamma);
+        for _ in 1..steps {
+            if last.ends > 0.0 || next >= self.added {
+                break;
+            }
+            last = self.row(next);
+            next += num_envs as u64;
+            reward += discount * last.reward;
+            discount *= gamma;
+        }
+        batch.reward[i] = reward;
+        batch.discount[i] = if last.ends >= TERMINATED { 0.0 } else { discount };
+        batch.next_obs[of(self.obs_dim)].copy_from_slice(last.next_obs);
+    }
+
+    /// Puts all rows into a snapshot.
+    pub fn save(&self, snapshot: &mut Snapshot) {
+        let mut rows = Vec::with_capacity(self.len() * self.width());
+        for row in self.added - self.len() as u64..self.added {
+            let (chunk, at) = self.place(row);
+            rows.extend_from_slice(&self.chunks[chunk][at..at + self.width()]);
+        }
+        snapshot.put("replay", Array::F32(rows));
+        snapshot.state.insert("replay".into(), self.added.into());
+    }
+
+    /// Takes all rows from a snapshot.
+    pub fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
+        let added: u64 = snapshot.get("replay")?;
+        let (len, width) = (added.min(self.capacity as u64), self.width());
+        let mut rows = vec![0.0; len as usize * width];
+        snapshot.f32_into("replay", &mut rows)?;
+        self.chunks.clear();
+        // Chunks that were filled and left again come back empty.
+        let used = added.div_ceil(CHUNK as u64).min(self.capacity.div_ceil(CHUNK) as u64 + 1);
+        self.chunks.resize_with(used as usize, || vec![0.0; CHUNK * width]);
+        for (row, data) in (added - len..added).zip(rows.chunks_exact(width)) {
+            let (chunk, at) = self.place(row);
+            self.chunks[chunk][at..at + width].copy_from_slice(data);
+        }
+        self.added = added;
+        Ok(())
+    }
+}
+
+/// One transition.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    obs: &'a [f32],
+    action: &'a [f32],
+    next_obs: &'a [f32],
+    reward: f32,
+    ends: f32,
+}
+
+/// How a row ends an episode, if it does; both at once is `TERMINATED + TRUNCATED`.
+const TRUNCATED: f32 = 1.0;
+const TERMINATED: f32 = 2.0;
+
+fn ends(outcome: &Outcome) -> f32 {
+    f32::from(u8::from(outcome.terminated)) * TERMINATED + f32::from(u8::from(outcome.truncated)) * TRUNCATED
+}
+
+impl ReplayBatch {
+    /// Makes room for `rows` rows; asks for memory the first time only.
+    fn resize(&mut self, rows: usize, obs_dim: usize, action_len: usize) {
+        self.obs.resize(rows * obs_dim, 0.0);
+        self.action.resize(rows * action_len, 0.0);
+        self.reward.resize(rows, 0.0);
+        self.next_obs.resize(rows * obs_dim, 0.0);
+        self.discount.resize(rows, 0.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE_STEP: Returns = Returns { gamma: 0.5, steps: 1, num_envs: 1 };
+
+    /// A step from `x` to `x + 0.5` by the action `-x`, with the reward `x`.
+    fn step(x: f32, terminated: bool, truncated: bool) -> Steps {
+        let outcome = Outcome { reward: f64::from(x), terminated, truncated };
+        Steps { obs: vec![x], action: vec![-x], outcome: vec![outcome], next_obs: vec![x + 0.5], episodes: vec![] }
+    }
+
+    /// Reward, discount and successor of the return that starts with `row`.
+    fn returns(buffer: &ReplayBuffer, row: u64) -> (f32, f32, f32) {
+        let mut batch = ReplayBatch::default();
+        batch.resize(1, buffer.obs_dim, buffer.action_len);
+        buffer.gather(row, 0, &mut batch);
+        (batch.reward[0], batch.discount[0], batch.next_obs[0])
+    }
+
+    #[test]
+    fn samples_are_even_over_the_last_rows_and_rows_stay_whole() {
+        // Far more rows than the buffer holds, over the seams of chunks.
+        let mut buffer = ReplayBuffer::new(4, 1, 1, ONE_STEP);
+        for last in [3, 4096, 4098, 20_000] {
+            (buffer.added..=last).for_each(|i| buffer.add(&step(i as f32, false, false)));
+            let mut batch = ReplayBatch::default();
+            buffer.sample(8000, &mut NumpyRng::new(3), &mut batch);
+            let mut counts = [0; 4];
+            for (i, &x) in batch.obs.iter().enumerate() {
+                counts[(x as u64 + 3 - last) as usize] += 1;
+                assert_eq!((batch.action[i], batch.reward[i], batch.next_obs[i]), (-x, x, x + 0.5));
+            }
+            assert!(counts.iter().all(|&n: &i32| (n - 2000).abs() < 200), "{counts:?}");
+            assert_eq!((buffer.len(), batch.len()), (4, 8000));
+        }
+        assert_eq!(buffer.chunks.len(), 2);
+    }
+
+    #[test]
+    fn a_time_limit_bootstraps_and_an_end_does_not() {
+        for (terminated, truncated, discount) in
+            [(false, false, 0.5), (false, true, 0.5), (true, false, 0.0), (true, true, 0.0)]
+        {
+            let mut buffer = ReplayBuffer::new(1, 1, 1, ONE_STEP);
+            buffer.add(&step(1.0, terminated, truncated));
+            assert_eq!(returns(&buffer, 0), (1.0, discount, 1.5));
+        }
+    }
+
+    #[test]
+    fn returns_over_three_steps_stop_at_ends_and_at_the_last_row() {
+        // Rewards 0, 1, 2, ... and γ = 1/2: from row 1, 1 + 2/2 + 3/4 = 2.75, and the state after row 3 is worth 1/8 of itself.
+        let returns_of = |ends: fn(u64) -> (bool, bool)| {
+            let mut buffer = ReplayBuffer::new(10, 1, 1, Returns { steps: 3, ..ONE_STEP });
+            (0..6).for_each(|i| buffer.add(&step(i as f32, ends(i).0, ends(i).1)));
+            buffer
+        };
+        let open = returns_of(|_| (false, false));
+        assert_eq!(returns(&open, 1), (2.75, 0.125, 3.5));
+        // Two rows and one row are left at the end.
+        assert_eq!((returns(&open, 4), returns(&open, 5)), ((6.5, 0.25, 5.5), (5.0, 0.5, 5.5)));
+        let truncated = returns_of(|i| (false, i == 2));
+        assert_eq!((returns(&truncated, 1), returns(&truncated, 3)), ((2.0, 0.25, 2.5), (6.25, 0.125, 5.5)));
+        let terminated = returns_of(|i| (i == 2, false));
+        assert_eq!(returns(&terminated, 1), (2.0, 0.0, 2.5));
+        // Environments restarted after the fourth row: the fifth does not follow on it.
+        let mut cut = ReplayBuffer::new(10, 1, 1, Returns { steps: 3, ..ONE_STEP });
+        (0..4).for_each(|i| cut.add(&step(i as f32, false, false)));
+        cut.cut();
+        (4..6).for_each(|i| cut.add(&step(i as f32, false, false)));
+        assert_eq!(returns(&cut, 2), (3.5, 0.25, 3.5));
+    }
+
+    #[test]
+    fn returns_follow_their_own_environment() {
+        let mut buffer = ReplayBuffer::new(10, 1, 1, Returns { steps: 2, num_envs: 2, ..ONE_STEP });
+        for i in 0..3 {
+            let [a, b] = [step(i as f32, false, false), step(10.0 + i as f32, false, false)];
+            let both = |x: &[f32], y: &[f32]| [x, y].concat();
+            buffer.add(&Steps {
+                obs: both(&a.obs, &b.obs),
+                action: both(&a.action, &b.action),
+                next_obs: both(&a.next_obs, &b.next_obs),
+                outcome: [a.outcome, b.outcome].concat(),
+                episodes: vec![],
+            });
+        }
+        assert_eq!((returns(&buffer, 0), returns(&buffer, 1)), ((0.5, 0.25, 1.5), (15.5, 0.25, 11.5)));
+    }
+
+    #[test]
+    fn a_saved_buffer_goes_on_where_it_was() {
+        for rows in [2, 3, 5, 4097, 9000] {
+            let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP);
+            (0..rows).for_each(|i| buffer.add(&step(i as f32, i == 3, false)));
+            let mut snapshot = Snapshot::default();
+            buffer.save(&mut snapshot);
+            let mut other = ReplayBuffer::new(3, 1, 1, ONE_STEP);
+            other.load(&snapshot).expect("its own snapshot");
+            for buffer in [&mut buffer, &mut other] {
+                buffer.add(&step(9.0, false, false));
+            }
+            let sample = |buffer: &ReplayBuffer| {
+                let mut batch = ReplayBatch::default();
+                buffer.sample(100, &mut NumpyRng::new(1), &mut batch);
+                batch
+            };
+            assert_eq!(sample(&buffer), sample(&other));
+        }
+    }
+}
