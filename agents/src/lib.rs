@@ -24,6 +24,7 @@ pub mod registry;
 pub mod replay;
 pub mod returns;
 pub mod rollout;
+pub mod squashed;
 pub mod sso;
 pub mod trpo;
 pub mod value;
