@@ -10,7 +10,7 @@ use bregman::Bregman;
 use bregman::agents::nn::Activation;
 use bregman::agents::policy::{PolicyChain, PolicyOp};
 use bregman::envs::rng::NumpyRng;
-use common::{PENDULUM, folder, run, write};
+use common::{PENDULUM, SAC, folder, run, write};
 
 /// What `onnxruntime` answers to `obs`: the output's type, and a row of actions for each row.
 fn onnxruntime(file: &Path, obs: &[Vec<f64>]) -> (String, Vec<Vec<f32>>) {
@@ -95,6 +95,20 @@ fn onnxruntime_acts_as_we_do() {
         assert_eq!(code, 0, "{said}");
         assert_eq!(compare(&place.join(format!("{name}.onnx")), &chain(&place.join(name)), spread), kind, "{name}");
     }
+}
+
+#[test]
+fn a_squashed_policy_reaches_from_bound_to_bound() {
+    let place = folder("export-squashed");
+    // Torques of ±2: the chain ends with tanh, a scale and the bounds.
+    write(&place, SAC);
+    assert_eq!(run(&place, "train run.toml --out r").0, 0);
+    assert_eq!(run(&place, "export r --format onnx --out r.onnx"), (0, String::new()));
+    let chain = chain(&place.join("r"));
+    assert_eq!(compare(&place.join("r.onnx"), &chain, 3.0), "tensor(float)");
+    assert!(
+        matches!(&chain.ops[..], [.., PolicyOp::Activation(Activation::Tanh), PolicyOp::Linear { .. }, PolicyOp::Clip { high, .. }] if high == &[2.0])
+    );
 }
 
 #[test]

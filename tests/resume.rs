@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bregman::envs::rng::NumpyRng;
-use common::{PENDULUM, bregman, folder, run, write};
+use common::{PENDULUM, SAC, bregman, folder, run, write};
 
 /// The log files that are the same bytes for the same run file and seed, and the learner's parameters.
 fn reproducible(run: &Path) -> Vec<Vec<u8>> {
@@ -22,14 +22,25 @@ fn reproducible(run: &Path) -> Vec<Vec<u8>> {
 fn a_run_killed_at_ten_random_moments_ends_with_the_same_bytes() {
     let place = folder("kill");
     write(&place, &PENDULUM.replace("12_000", "60_000"));
-    assert_eq!(run(&place, "train run.toml --out whole").0, 0);
+    survives_ten_kills(&place);
+}
+
+#[test]
+fn a_run_with_a_replay_buffer_killed_at_ten_random_moments_ends_with_the_same_bytes() {
+    let place = folder("kill-replay");
+    write(&place, &SAC.replace("6_000", "20_000"));
+    survives_ten_kills(&place);
+}
+
+/// Trains whole, and again with ten kills.
+fn survives_ten_kills(place: &Path) {
+    assert_eq!(run(place, "train run.toml --out whole").0, 0);
 
     let mut rng = NumpyRng::new(std::process::id().into());
     let mut kills = 0;
     let mut arguments = vec!["train", "run.toml", "--out", "broken"];
     while kills < 10 {
-        let mut child =
-            bregman(&place).args(&arguments).stderr(std::process::Stdio::null()).spawn().expect("it starts");
+        let mut child = bregman(place).args(&arguments).stderr(std::process::Stdio::null()).spawn().expect("it starts");
         std::thread::sleep(Duration::from_millis(10 + rng.below(70) as u64));
         assert!(child.try_wait().expect("a child").is_none(), "the run was over after {kills} kills");
         child.kill().expect("SIGKILL");
@@ -41,7 +52,7 @@ fn a_run_killed_at_ten_random_moments_ends_with_the_same_bytes() {
             let _ = std::fs::remove_dir_all(place.join("broken"));
         }
     }
-    let last = bregman(&place).args(&arguments).output().expect("it starts");
+    let last = bregman(place).args(&arguments).output().expect("it starts");
     assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
     assert!(reproducible(&place.join("whole")) == reproducible(&place.join("broken")));
 }

@@ -176,8 +176,14 @@ pub struct AgentRegistry {
 impl Default for AgentRegistry {
     /// All agents that come with the library.
     fn default() -> AgentRegistry {
-        let entries =
-            [crate::fma_pg::ENTRY, crate::mdpo::ENTRY, crate::ppo::ENTRY, crate::sso::ENTRY, crate::trpo::ENTRY];
+        let entries = [
+            crate::fma_pg::ENTRY,
+            crate::mdpo::ENTRY,
+            crate::ppo::ENTRY,
+            crate::sac::ENTRY,
+            crate::sso::ENTRY,
+            crate::trpo::ENTRY,
+        ];
         AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }
     }
 }

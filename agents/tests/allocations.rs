@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bregman_agents::learner::Learner;
 use bregman_agents::nn::{Activation, Init, Mlp, Real, Twins};
+use bregman_agents::off_policy::OffPolicyConfig;
 use bregman_agents::optim::{Adam, clip_grad_norm};
 use bregman_agents::ppo::{Ppo, PpoConfig};
+use bregman_agents::sac::{Sac, SacConfig};
 use bregman_agents::workers::Workers;
 use bregman_envs::rng::NumpyRng;
 use common::setup;
@@ -109,6 +111,31 @@ fn ppo_minibatches_allocate_nothing() {
             setup.threads = threads;
             let mut ppo = Ppo::learner(config, &setup).expect("the settings fit");
             quietest(|| allocations(|| drop(ppo.step().expect("finite numbers"))))
+        });
+        assert_eq!(per_iteration[0], per_iteration[1], "{threads} threads");
+    }
+}
+
+#[test]
+fn gradient_steps_of_sac_allocate_nothing() {
+    let _alone = ALONE.lock();
+    for threads in [1, 2] {
+        // Iterations that differ in the number of gradient steps alone.
+        let per_iteration = [1.0, 11.0].map(|utd_ratio| {
+            let common = OffPolicyConfig {
+                utd_ratio,
+                num_steps: 10,
+                learning_starts: 10,
+                batch_size: 32,
+                hidden_sizes: vec![64, 64],
+                n_step: 2,
+                ..Default::default()
+            };
+            let mut setup = setup("target");
+            setup.threads = threads;
+            let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("the settings fit");
+            drop(sac.step().expect("finite numbers")); // the random steps
+            quietest(|| allocations(|| drop(sac.step().expect("finite numbers"))))
         });
         assert_eq!(per_iteration[0], per_iteration[1], "{threads} threads");
     }

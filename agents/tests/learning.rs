@@ -2,9 +2,11 @@
 
 use bregman_agents::learner::{Budget, EvalRequest, Learner, Setup, Snapshot};
 use bregman_agents::mdpo::{Mdpo, MdpoConfig};
+use bregman_agents::off_policy::OffPolicyConfig;
 use bregman_agents::on_policy::{OnPolicy, OnPolicyConfig, Update};
 use bregman_agents::ppo::{Ppo, PpoConfig};
 use bregman_agents::registry::AgentRegistry;
+use bregman_agents::sac::{Sac, SacConfig};
 use bregman_agents::trpo::{Trpo, TrpoConfig};
 use bregman_envs::{EnvConfig, Registry};
 
@@ -55,6 +57,26 @@ fn balances<U: Update>(mut agent: OnPolicy<U>) {
     assert!(reward >= 475.0, "{reward}");
 }
 
+#[test]
+fn sac_swings_the_pendulum_up() {
+    let common = OffPolicyConfig {
+        learning_starts: 500,
+        batch_size: 64,
+        learning_rate: 2e-3,
+        q_learning_rate: 2e-3,
+        hidden_sizes: vec![64, 64],
+        ..Default::default()
+    };
+    let config = SacConfig { common, alpha_learning_rate: 2e-3, ..Default::default() };
+    let mut sac = Sac::learner(config, &setup("Pendulum-v1", 1, 5_000)).expect("the settings fit");
+    assert!(mean_reward(&mut sac) < -800.0);
+    while sac.progress().env_steps < 5_000 {
+        sac.step().expect("finite numbers");
+    }
+    let reward = mean_reward(&mut sac);
+    assert!(reward >= -250.0, "{reward}");
+}
+
 fn cart_pole() -> OnPolicyConfig {
     OnPolicyConfig { num_steps: 128, normalize_obs: false, normalize_reward: false, ..Default::default() }
 }
@@ -72,9 +94,9 @@ fn trpo_balances_the_pole() {
     balances(Trpo::learner(config, &setup("CartPole-v1", 8, 50_000)).expect("the settings fit"));
 }
 
-/// On-policy agents on Pendulum with everything that has state: both normalisers, annealing, several environments, episodes in
-/// the middle.
-const ON_POLICY: [(&str, &str); 7] = [
+/// Agents on Pendulum with everything that has state: both normalisers, annealing, several environments, episodes in the middle,
+/// replay buffers that are being filled and that are full.
+const AGENTS: [(&str, &str); 10] = [
     ("ppo", "anneal_lr = true"),
     ("mdpo", "step_size_schedule = \"adaptive\"\nvf_anneal_lr = true"),
     ("mdpo", "anneal_lr = true\nvf_clip_coef = 0.2"),
@@ -82,6 +104,15 @@ const ON_POLICY: [(&str, &str); 7] = [
     ("fma_pg", "inner_optimizer = \"armijo\""),
     ("fma_pg", "representation = \"direct\"\ndivergence = \"estimated\""),
     ("sso", ""),
+    ("sac", "learning_starts = 450\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.5"),
+    (
+        "sac",
+        "learning_starts = 99\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.2\nauto_alpha = false\nn_step = 3",
+    ),
+    (
+        "sac",
+        "learning_starts = 0\nbatch_size = 16\nhidden_sizes = [16]\nbuffer_size = 500\ntrain_freq = 6\nactor_interval = 2",
+    ),
 ];
 
 fn pendulum((agent, settings): (&str, &str)) -> Box<dyn Learner> {
@@ -101,14 +132,14 @@ fn after(mut learner: Box<dyn Learner>, iterations: usize) -> (Snapshot, Vec<f64
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for agent in ON_POLICY {
+    for agent in AGENTS {
         assert!(after(pendulum(agent), 3) == after(pendulum(agent), 3), "{agent:?}");
     }
 }
 
 #[test]
 fn a_resumed_run_equals_an_unbroken_one() {
-    for agent in ON_POLICY {
+    for agent in AGENTS {
         let (whole, logged) = after(pendulum(agent), 5);
         for pause in 0..5 {
             let (snapshot, before) = after(pendulum(agent), pause);
@@ -122,7 +153,7 @@ fn a_resumed_run_equals_an_unbroken_one() {
 
 #[test]
 fn a_foreign_snapshot_is_refused() {
-    let ppo = ON_POLICY[0];
+    let ppo = AGENTS[0];
     let mut snapshot = pendulum(ppo).save();
     snapshot.arrays.remove("adam/first");
     let error = pendulum(ppo).load(&snapshot).expect_err("refused").to_string();

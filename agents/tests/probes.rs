@@ -6,8 +6,10 @@ use bregman_agents::fma_pg::{Divergence, FmaPg, FmaPgConfig, Representation};
 use bregman_agents::inner::{InnerConfig, InnerOptimizer};
 use bregman_agents::learner::{Budget, LearnError, Learner, Setup};
 use bregman_agents::mdpo::{Mdpo, MdpoConfig, StepSizeSchedule};
+use bregman_agents::off_policy::{OffPolicy, OffPolicyConfig};
 use bregman_agents::on_policy::{OnPolicy, OnPolicyConfig, Update};
 use bregman_agents::ppo::{Ppo, PpoConfig};
+use bregman_agents::sac::{Sac, SacConfig};
 use bregman_agents::sso::{Sso, SsoConfig};
 use bregman_agents::trpo::{KlDirection, Trpo, TrpoConfig};
 use bregman_agents::value::ValueConfig;
@@ -242,4 +244,97 @@ fn sso_solves_the_probes() {
         let (common, inner, critic) = small(gamma);
         Sso::learner(SsoConfig { common, inner, critic, eta: 0.2 }, setup)
     });
+}
+
+/// What off-policy agents share here: gradient steps of 32 rows after 100 random steps.
+fn small_off_policy(gamma: f64) -> OffPolicyConfig {
+    OffPolicyConfig {
+        gamma,
+        num_steps: 50,
+        learning_starts: 100,
+        buffer_size: 2000,
+        batch_size: 32,
+        tau: 0.05,
+        learning_rate: 3e-3,
+        q_learning_rate: 3e-3,
+        hidden_sizes: vec![32, 32],
+        ..Default::default()
+    }
+}
+
+fn sac(id: &str, gamma: f64, iterations: usize, change: fn(&mut SacConfig)) -> OffPolicy<Sac> {
+    let common = small_off_policy(gamma);
+    let mut config = SacConfig { common, alpha: 1e-3, auto_alpha: false, ..Default::default() };
+    change(&mut config);
+    let mut sac = Sac::learner(config, &setup(id)).expect("the settings fit");
+    for _ in 0..iterations {
+        sac.step().expect("finite numbers");
+    }
+    sac
+}
+
+fn q_value(agent: &OffPolicy<Sac>, obs: f32, expected: f32) {
+    for q in agent.update().critics().values_of(&[obs], &[0.0]) {
+        assert!((q - expected).abs() < 0.05 * expected.abs().max(1.0), "Q({obs}) = {q}, not {expected}");
+    }
+}
+
+#[test]
+fn sac_solves_the_probes() {
+    q_value(&sac("constant_box", 0.99, 5, |_| ()), 0.0, 1.0);
+    let agent = sac("observed_box", 0.99, 10, |_| ());
+    q_value(&agent, -1.0, -1.0);
+    q_value(&agent, 1.0, 1.0);
+    let agent = sac("delayed_box", 0.9, 15, |_| ());
+    q_value(&agent, 0.0, 0.9);
+    q_value(&agent, 1.0, 1.0);
+    let action = sac("bandit", 0.99, 30, |config| config.alpha = 0.5).actor().best_action(&[0.0])[0];
+    assert!((action - 1.0).abs() < 0.25, "{action} in the bandit");
+    let agent = sac("target", 0.99, 60, |config| config.alpha = 0.5);
+    for obs in [-1.0, 1.0] {
+        let action = agent.actor().best_action(&[obs])[0];
+        assert!((f64::from(action) - obs).abs() < 0.25, "{action} at {obs}");
+    }
+}
+
+#[test]
+fn sac_bootstraps_at_time_limits_and_not_at_ends() {
+    q_value(&sac("endless_box", 0.9, 30, |_| ()), 0.0, 10.0);
+    let agent = sac("both_box", 0.9, 20, |_| ());
+    q_value(&agent, 0.0, 1.9);
+    q_value(&agent, 1.0, 1.0);
+    let several = |config: &mut SacConfig| config.common.n_step = 3;
+    q_value(&sac("endless_box", 0.9, 20, several), 0.0, 10.0);
+    let agent = sac("both_box", 0.9, 20, several);
+    q_value(&agent, 0.0, 1.9);
+    q_value(&agent, 1.0, 1.0);
+}
+
+#[test]
+fn sac_brings_entropy_to_its_target_by_the_temperature() {
+    // Q = −(10 a − 1)²/2 in units of [−1, 1], so the soft policy is normal with σ² = α/100. An entropy of −1 has
+    // σ = exp(−1 − ln(2πe)/2) = 0.089, and so α = 0.79.
+    let mut agent = sac("bandit", 0.99, 60, |config| {
+        (config.auto_alpha, config.alpha_learning_rate) = (true, 3e-3);
+        config.alpha = 3.0;
+    });
+    let steps: Vec<_> = (0..10).map(|_| agent.step().expect("finite numbers").metrics).collect();
+    let mean = |name: &str| steps.iter().filter_map(|metrics| metrics.get(name)).sum::<f64>() / 10.0;
+    let (entropy, alpha) = (mean("train/entropy"), mean("train/ent_coef"));
+    assert!((entropy + 1.0).abs() < 0.1 && (alpha - 0.79).abs() < 0.2, "{entropy} at {alpha}");
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit_of_sac() {
+    let run = |threads| {
+        let mut setup = setup("target");
+        (setup.threads, setup.env.num_envs) = (threads, 3);
+        let common = OffPolicyConfig { num_steps: 60, ..small_off_policy(0.99) };
+        let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("the settings fit");
+        for _ in 0..3 {
+            sac.step().expect("finite numbers");
+        }
+        sac.save()
+    };
+    assert!(run(1) == run(2) && run(1) == run(8));
 }

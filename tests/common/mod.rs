@@ -33,6 +33,34 @@ every = 900
 snapshot_every = 6_000
 "#;
 
+/// A small off-policy run, whose replay buffer overflows.
+pub const SAC: &str = r#"
+seed = 3
+threads = 2
+
+[budget]
+env_steps = 6_000
+
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+
+[agent.sac]
+num_steps = 100
+learning_starts = 300
+utd_ratio = 0.5
+buffer_size = 5_000
+batch_size = 32
+hidden_sizes = [32, 32]
+
+[eval]
+every = 2_000
+episodes = 2
+
+[checkpoint]
+every = 400
+"#;
+
 /// A fresh folder that ends with the process.
 pub fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("bregman-test-{name}-{}", std::process::id()));

@@ -60,6 +60,14 @@ fn choice() -> ActionSpace {
     ActionSpace::Discrete { n: 2 }
 }
 
+/// A choice, or real numbers in [−1, 1] for the probes called `…_box`.
+fn either(config: &EnvConfig) -> ActionSpace {
+    match config.id.ends_with("_box") {
+        true => ActionSpace::Box { low: vec![-1.0], high: vec![1.0] },
+        false => choice(),
+    }
+}
+
 fn real() -> ActionSpace {
     ActionSpace::Box { low: vec![-10.0], high: vec![10.0] }
 }
@@ -73,21 +81,43 @@ fn alternating(episode: u64) -> f64 {
 pub fn probes() -> Registry {
     let mut registry = Registry::default();
     let mut add = |id, summary, make| registry.add(EnvEntry { id, summary, make });
-    add("constant", "one step, reward 1", |c| Ok(probe(c, choice(), |_| 0.0, |_, _, _| (0.0, ends(1.0)))));
-    add("observed", "one step, the reward is the observation", |c| {
-        Ok(probe(c, choice(), alternating, |obs, _, _| (obs, ends(obs))))
-    });
-    add("delayed", "two steps, reward 1 at the end", |c| {
-        Ok(probe(
-            c,
-            choice(),
-            |_| 0.0,
-            |_, _, step| match step {
-                1 => (1.0, Outcome { reward: 0.0, terminated: false, truncated: false }),
-                _ => (1.0, ends(1.0)),
-            },
-        ))
-    });
+    // Where the action does not matter, with either kind.
+    for [constant, observed, delayed, endless, both] in [
+        ["constant", "observed", "delayed", "endless", "both"],
+        ["constant_box", "observed_box", "delayed_box", "endless_box", "both_box"],
+    ] {
+        add(constant, "one step, reward 1", |c| Ok(probe(c, either(c), |_| 0.0, |_, _, _| (0.0, ends(1.0)))));
+        add(observed, "one step, the reward is the observation", |c| {
+            Ok(probe(c, either(c), alternating, |obs, _, _| (obs, ends(obs))))
+        });
+        add(delayed, "two steps, reward 1 at the end", |c| {
+            Ok(probe(
+                c,
+                either(c),
+                |_| 0.0,
+                |_, _, step| match step {
+                    1 => (1.0, Outcome { reward: 0.0, terminated: false, truncated: false }),
+                    _ => (1.0, ends(1.0)),
+                },
+            ))
+        });
+        add(endless, "reward 1 for ever, cut after 5 steps", |c| {
+            Ok(probe(
+                c,
+                either(c),
+                |_| 0.0,
+                |_, _, step| (0.0, Outcome { reward: 1.0, terminated: false, truncated: step == 5 }),
+            ))
+        });
+        add(both, "reward 1, terminated and truncated at once after 2 steps", |c| {
+            Ok(probe(
+                c,
+                either(c),
+                |_| 0.0,
+                |_, _, step| (f64::from(step), Outcome { reward: 1.0, terminated: step == 2, truncated: step == 2 }),
+            ))
+        });
+    }
     add("action", "one step, reward 1 for action 1 and −1 for action 0", |c| {
         Ok(probe(c, choice(), |_| 0.0, |_, action, _| (0.0, ends(if action == 1.0 { 1.0 } else { -1.0 }))))
     });
@@ -99,22 +129,6 @@ pub fn probes() -> Registry {
     });
     add("bandit", "one step, reward −(action − 1)²/2", |c| {
         Ok(probe(c, real(), |_| 0.0, |_, action, _| (0.0, ends(-(f64::from(action) - 1.0).powi(2) / 2.0))))
-    });
-    add("endless", "reward 1 for ever, cut after 5 steps", |c| {
-        Ok(probe(
-            c,
-            choice(),
-            |_| 0.0,
-            |_, _, step| (0.0, Outcome { reward: 1.0, terminated: false, truncated: step == 5 }),
-        ))
-    });
-    add("both", "reward 1, terminated and truncated at once after 2 steps", |c| {
-        Ok(probe(
-            c,
-            choice(),
-            |_| 0.0,
-            |_, _, step| (f64::from(step), Outcome { reward: 1.0, terminated: step == 2, truncated: step == 2 }),
-        ))
     });
     registry
 }

@@ -1,0 +1,352 @@
+//! Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905).
+//!
+//! Each gradient step fits two critics to the soft Bellman target (Eq. 5), moves the actor (Eq. 7) and the temperature (Eq. 18),
+//! and lets the target critics follow. All gradients are in closed form. The temperature of a step is that from before it.
+
+use bregman_envs::rng::NumpyRng;
+use documented::DocumentedFields;
+use serde::{Deserialize, Serialize};
+
+use crate::check;
+use crate::critics::{Judge, TwinCritics, join, joined_place, smaller, soft_targets};
+use crate::learner::{Array, LearnError, Learner, Metrics, Setup, Snapshot};
+use crate::nn::Halves;
+use crate::off_policy::{Agent, Means, OffPolicy, OffPolicyConfig, Update};
+use crate::optim::Adam;
+use crate::optional;
+use crate::registry::{AgentConfig, AgentEntry, Part};
+use crate::replay::ReplayBatch;
+use crate::squashed::Draws;
+
+/// Settings of [`Sac`]; defaults from the paper's Table 1 and Stable-Baselines3.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct SacConfig {
+    /// What off-policy agents share.
+    #[serde(flatten)]
+    pub common: OffPolicyConfig,
+    /// Temperature α, the weight of the entropy: as it starts, or as it stays unless `auto_alpha`.
+    pub alpha: f64,
+    /// Move the temperature so that the policy's entropy comes to `target_entropy` (Eq. 18).
+    pub auto_alpha: bool,
+    /// Adam's step size for ln α.
+    pub alpha_learning_rate: f64,
+    /// What is lowered in moving it, times the entropy's excess: `log_alpha`, whose slope in ln α does not depend on α, or `alpha`.
+    pub alpha_loss: AlphaLoss,
+    /// Entropy that the temperature is moved for, of actions in [−1, 1]; "none" is minus the number of action components.
+    #[serde(with = "optional")]
+    pub target_entropy: Option<f64>,
+    /// Gradient steps of the critics between those of the actor, which then takes as many on one minibatch.
+    pub actor_interval: usize,
+}
+
+/// The temperature's part in its loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaLoss {
+    /// −ln α · (ln π + H̄).
+    LogAlpha,
+    /// −α · (ln π + H̄): Eq. 18.
+    Alpha,
+}
+
+impl Default for SacConfig {
+    fn default() -> SacConfig {
+        SacConfig {
+            common: OffPolicyConfig::default(),
+            alpha: 1.0,
+            auto_alpha: true,
+            alpha_learning_rate: 3e-4,
+            alpha_loss: AlphaLoss::LogAlpha,
+            target_entropy: None,
+            actor_interval: 1,
+        }
+    }
+}
+
+/// SAC's line in the registry.
+pub const ENTRY: AgentEntry = AgentEntry::of::<SacConfig>(
+    "sac",
+    "soft actor-critic: off-policy, two critics, entropy as part of the reward",
+    &[
+        ("train/actor_loss", "α ln π − min Q of fresh actions, mean over the iteration's actor steps"),
+        ("train/entropy", "−ln π of fresh actions in [−1, 1], mean over actor steps"),
+        ("train/critic_loss", "half the squared error of both critics, summed, mean over gradient steps"),
+        ("train/q_value", "smaller critic's value of stored actions, mean over gradient steps"),
+        ("train/ent_coef", "temperature α after the iteration"),
+        ("train/buffer_size", "transitions in the replay buffer"),
+        ("train/n_updates", "gradient steps since the start"),
+    ],
+)
+.console(&["train/ent_coef", "train/q_value"]);
+
+impl AgentConfig for SacConfig {
+    const PARTS: &'static [Part] = &[Part::of::<OffPolicyConfig>("common")];
+
+    fn validate(&self) -> Result<(), LearnError> {
+        self.common.validate()?;
+        check::positive("alpha", self.alpha, "1 where it moves, 0.2 where it stays")?;
+        check::positive("alpha_learning_rate", self.alpha_learning_rate, "3e-4")?;
+        check::finite("target_entropy", self.target_entropy.unwrap_or(0.0), "minus the number of action components")?;
+        check::count("actor_interval", self.actor_interval)
+    }
+
+    fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError> {
+        Ok(Box::new(Sac::learner(self, setup)?))
+    }
+}
+
+/// Soft actor-critic.
+pub struct Sac {
+    config: SacConfig,
+    critics: TwinCritics,
+    log_alpha: f32,
+    actor_adam: Adam,
+    alpha_adam: Adam,
+    critic_means: Means<2>,
+    actor_means: Means<2>,
+    room: Room,
+}
+
+/// Room for a gradient step.
+struct Room {
+    actor: Halves<f32>,
+    draws: Draws,
+    /// Joined observations and actions.
+    input: Vec<f32>,
+    target: Vec<f32>,
+    d_output: Vec<f32>,
+    grad: Vec<f32>,
+}
+
+impl Sac {
+    /// Fresh networks in fresh environments.
+    ///
+    /// # Errors
+    /// Settings out of range, actions that are no bounded box, or an environment that cannot be made.
+    pub fn learner(config: SacConfig, setup: &Setup) -> Result<OffPolicy<Sac>, LearnError> {
+        config.validate()?;
+        OffPolicy::new("sac", config.common.clone(), setup, |agent, rng| Sac::new(config, agent, rng))
+    }
+
+    fn new(config: SacConfig, agent: &Agent, rng: &mut NumpyRng) -> Sac {
+        let common = &config.common;
+        let (rows, actor) = (common.batch_size, &agent.actor);
+        let critic = common.network(actor.obs_dim() + actor.act_dim(), 1);
+        Sac {
+            critics: TwinCritics::new(critic, rows, common.adam_eps, rng),
+            log_alpha: config.alpha.ln() as f32,
+            actor_adam: Adam::new(actor.params.len(), common.adam_eps),
+            alpha_adam: Adam::new(1, common.adam_eps),
+            critic_means: Means::new(["train/critic_loss", "train/q_value"]),
+            actor_means: Means::new(["train/actor_loss", "train/entropy"]),
+            room: Room {
+                actor: actor.pass(rows),
+                draws: Draws::new(rows, actor.act_dim()),
+                input: Vec::with_capacity(rows * (actor.obs_dim() + actor.act_dim())),
+                target: vec![0.0; rows],
+                d_output: vec![0.0; rows * 2 * actor.act_dim()],
+                grad: vec![0.0; actor.params.len()],
+            },
+            config,
+        }
+    }
+
+    /// Both critics.
+    pub fn critics(&self) -> &TwinCritics {
+        &self.critics
+    }
+}
+
+impl Update for Sac {
+    /// One step of the critics, and where it is their turn steps of actor and temperature.
+    fn update(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError> {
+        self.critic_step(agent, batch)?;
+        if (agent.progress.grad_steps + 1).is_multiple_of(self.config.actor_interval as u64) {
+            for _ in 0..self.config.actor_interval {
+                self.actor_step(agent, batch)?;
+            }
+        }
+        self.critics.follow(self.config.common.tau, &agent.workers);
+        Ok(())
+    }
+
+    fn report(&mut self, metrics: &mut Metrics) {
+        self.actor_means.report(metrics);
+        self.critic_means.report(metrics);
+        metrics.add("train/ent_coef", f64::from(self.log_alpha.exp()));
+    }
+
+    fn save(&self, snapshot: &mut Snapshot) {
+        self.critics.save(snapshot);
+        self.actor_adam.save("adam", snapshot);
+        self.alpha_adam.save("alpha_adam", snapshot);
+        snapshot.put("log_alpha", Array::F32(vec![self.log_alpha]));
+    }
+
+    fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
+        self.critics.load(snapshot)?;
+        self.actor_adam.load("adam", snapshot)?;
+        self.alpha_adam.load("alpha_adam", snapshot)?;
+        snapshot.f32_into("log_alpha", std::slice::from_mut(&mut self.log_alpha))
+    }
+}
+
+impl Sac {
+    /// Eq. 5, with the smaller target: y = r + γ (min Q̄(s', a') − α ln π(a'|s')), a' ~ π.
+    fn critic_step(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError> {
+        let Sac { critics, room, config, .. } = self;
+        let (alpha, act_dim, workers) = (self.log_alpha.exp(), agent.actor.act_dim(), &agent.workers);
+        room.draws.draw_noise(&mut agent.stream);
+        agent.actor.act(&batch.next_obs, &mut room.actor, &mut room.draws, workers);
+        join(&batch.next_obs, &room.draws.action, batch.len(), &mut room.input);
+        let next_q = critics.target_values(&room.input, workers);
+        soft_targets(batch, next_q, |i| alpha * room.draws.row_log_prob(i, act_dim), &mut room.target);
+        join(&batch.obs, &batch.action, batch.len(), &mut room.input);
+        let losses = critics.fit(&room.input, &room.target, config.common.q_learning_rate, workers);
+        self.critic_means.add([losses.loss, losses.q_value]);
+        match losses.loss.is_finite() {
+            true => Ok(()),
+            false => Err(agent.non_finite("the critics' loss", losses.loss)),
+        }
+    }
+
+    /// Eq. 7 and Eq. 18.
+    fn actor_step(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError> {
+        self.room.draws.draw_noise(&mut agent.stream);
+        let (loss, entropy) = self.actor_gradient(agent, batch);
+        self.actor_means.add([loss, entropy]);
+        if !loss.is_finite() {
+            return Err(agent.non_finite("the actor's loss", loss));
+        }
+        let learning_rate = self.config.common.learning_rate;
+        self.actor_adam.step_on(&mut agent.actor.params, &self.room.grad, learning_rate, &agent.workers);
+        if self.config.auto_alpha {
+            let target = self.config.target_entropy.unwrap_or(-(agent.actor.act_dim() as f64));
+            let slope = alpha_slope(entropy - target, self.log_alpha, self.config.alpha_loss);
+            let log_alpha = std::slice::from_mut(&mut self.log_alpha);
+            self.alpha_adam.step(log_alpha, &[slope], self.config.alpha_learning_rate);
+        }
+        Ok(())
+    }
+
+    /// The gradient of mean (α ln π(a|s) − min Q(s, a)) in the actor's parameters, a = tanh(μ + σ · noise), into `room.grad`;
+    /// returns that mean and the mean of −ln π.
+    fn actor_gradient(&mut self, agent: &Agent, batch: &ReplayBatch) -> (f64, f64) {
+        let Sac { critics, room, .. } = self;
+        let (alpha, scale, act_dim) = (self.log_alpha.exp(), 1.0 / batch.len() as f32, agent.actor.act_dim());
+        agent.actor.act(&batch.obs, &mut room.actor, &mut room.draws, &agent.workers);
+        join(&batch.obs, &room.draws.action, batch.len(), &mut room.input);
+        let q: f64 = smaller(critics.values(&room.input, &agent.workers)).map(f64::from).sum();
+        let log_prob: f64 = room.draws.log_prob.iter().copied().map(f64::from).sum();
+
+        let slope = critics.slope(Judge::Min, &agent.workers);
+        let d_q = |i: usize| slope[joined_place(i, agent.actor.obs_dim(), act_dim)];
+        let d_u = |i: usize| -d_q(i) * room.draws.slope(i);
+        room.draws.backward(act_dim, |_| alpha * scale, d_u, &mut room.d_output);
+        agent.actor.backward(&room.d_output, &mut room.actor, &mut room.grad, &agent.workers);
+        let scale = f64::from(scale);
+        ((f64::from(alpha) * log_prob - q) * scale, -log_prob * scale)
+    }
+}
+
+/// The slope in ln α of the temperature's loss, given how far the entropy is above its target.
+fn alpha_slope(excess: f64, log_alpha: f32, loss: AlphaLoss) -> f32 {
+    match loss {
+        AlphaLoss::LogAlpha => excess as f32,
+        AlphaLoss::Alpha => excess as f32 * log_alpha.exp(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bregman_envs::{EnvConfig, Registry};
+
+    use super::*;
+    use crate::learner::Budget;
+    use crate::nn::Activation;
+
+    /// A small SAC on Pendulum, and a minibatch.
+    fn small(change: impl FnOnce(&mut SacConfig)) -> (Agent, Sac, ReplayBatch) {
+        let setup = Setup {
+            seed: 1,
+            threads: 1,
+            env: EnvConfig::new("Pendulum-v1"),
+            envs: Registry::default(),
+            budget: Budget::EnvSteps(1),
+            histograms: false,
+        };
+        let common = OffPolicyConfig {
+            hidden_sizes: vec![8],
+            activation: Activation::Tanh,
+            batch_size: 6,
+            ..Default::default()
+        };
+        let mut config = SacConfig { common, alpha: 0.5, ..Default::default() };
+        change(&mut config);
+        Sac::learner(config, &setup).expect("the settings fit").apart()
+    }
+
+    #[test]
+    fn the_actors_gradient_is_that_of_its_loss() {
+        let (mut agent, mut sac, batch) = small(|_| ());
+        sac.room.draws.draw_noise(&mut agent.stream);
+        sac.actor_gradient(&agent, &batch);
+        let grad = sac.room.grad.clone();
+        let mut loss = |i: usize, by: f32| {
+            agent.actor.params[i] += by;
+            let (loss, _) = sac.actor_gradient(&agent, &batch);
+            agent.actor.params[i] -= by;
+            loss
+        };
+        for (i, &slope) in grad.iter().enumerate() {
+            let difference = ((loss(i, 1e-2) - loss(i, -1e-2)) / 2e-2) as f32;
+            assert!((slope - difference).abs() < 1e-3, "{slope} is not {difference} in parameter {i}");
+        }
+        assert!(grad.iter().any(|slope| slope.abs() > 0.1), "{grad:?}");
+    }
+
+    #[test]
+    fn the_critics_are_fitted_to_the_soft_target() {
+        let (mut agent, mut sac, batch) = small(|_| ());
+        let mut draws = Draws::new(6, 1);
+        draws.draw_noise(&mut agent.stream.clone());
+        agent.actor.act(&batch.next_obs, &mut agent.actor.pass(6), &mut draws, &agent.workers);
+        // Target networks that differ from the critics.
+        sac.critics.target.iter_mut().for_each(|p| *p *= 0.7);
+        sac.critic_step(&mut agent, &batch).expect("finite numbers");
+        sac.critics.params.clone_from(&sac.critics.target);
+        let target = &sac.critics;
+        for i in 0..6 {
+            let next = target.values_of(&batch.next_obs[i * 3..i * 3 + 3], &draws.action[i..i + 1]);
+            let y = batch.reward[i] + batch.discount[i] * (next[0].min(next[1]) - 0.5 * draws.log_prob[i]);
+            assert!((sac.room.target[i] - y).abs() < 1e-5, "{} is not {y}", sac.room.target[i]);
+        }
+    }
+
+    #[test]
+    fn the_actor_waits_for_its_interval_and_then_takes_as_many_steps() {
+        let steps = |interval: usize| -> Vec<u64> {
+            let (mut agent, mut sac, batch) = small(|config| config.actor_interval = interval);
+            let mut step = || {
+                sac.update(&mut agent, &batch).expect("finite numbers");
+                agent.progress.grad_steps += 1;
+                let mut snapshot = Snapshot::default();
+                sac.save(&mut snapshot);
+                snapshot.u64("adam/steps").expect("it is saved")
+            };
+            (0..6).map(|_| step()).collect()
+        };
+        assert_eq!(steps(1), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(steps(2), [0, 2, 2, 4, 4, 6]);
+    }
+
+    #[test]
+    fn the_temperature_falls_where_there_is_too_much_entropy() {
+        // ln π = 0.5 and a target of −1: an excess of −0.5 + 1 = 0.5, so that descent lowers α.
+        let slope = |alpha: f32, loss| alpha_slope(-0.5 - -1.0, alpha.ln(), loss);
+        assert_eq!((slope(1.0, AlphaLoss::LogAlpha), slope(0.1, AlphaLoss::LogAlpha)), (0.5, 0.5));
+        assert_eq!(slope(1.0, AlphaLoss::Alpha), 0.5);
+        assert!((slope(0.1, AlphaLoss::Alpha) - 0.05).abs() < 1e-7);
+    }
+}
