@@ -6,10 +6,10 @@ use bregman_envs::rng::NumpyRng;
 use crate::learner::{Array, LearnError, Snapshot};
 use crate::nn::{Init, Mlp, Twins, TwinsWorkspace};
 use crate::optim::Adam;
-use crate::replay::ReplayBatch;
 use crate::workers::Workers;
 
 /// Q₁ and Q₂ over joined observations and actions, `[B, obs_dim + act_dim]`.
+#[derive(Clone)]
 pub struct TwinCritics {
     /// Parameters of both, one behind the other.
     pub params: Vec<f32>,
@@ -56,6 +56,11 @@ impl TwinCritics {
     /// The values that the critics give, `[2, B]`.
     pub fn values(&mut self, input: &[f32], workers: &Workers) -> &[f32] {
         self.nets.forward(&self.params, input, &mut self.workspace, workers)
+    }
+
+    /// The values that were last computed, `[2, B]`.
+    pub fn last_values(&self) -> &[f32] {
+        self.nets.output(&self.workspace)
     }
 
     /// One step of each critic on ½ mean (Q − y)², for the targets `y`, `[B]`, of `input`.
@@ -138,19 +143,6 @@ pub fn smaller(values: &[f32]) -> impl Iterator<Item = f32> {
     first.iter().zip(second).map(|(a, b)| a.min(*b))
 }
 
-/// y = r + γ (min Q̄(s', a') − what the entropy of row `i` costs), `[B]`; the value of an absorbing state does not count.
-/// `next_q` is `[2, B]`.
-pub fn soft_targets(batch: &ReplayBatch, next_q: &[f32], cost: impl Fn(usize) -> f32, target: &mut [f32]) {
-    for (i, (y, next_q)) in target.iter_mut().zip(smaller(next_q)).enumerate() {
-        *y = batch.reward[i] + batch.discount[i] * (next_q - cost(i));
-    }
-}
-
-/// The place of component `i` of a batch of actions in joined observations and actions.
-pub fn joined_place(i: usize, obs_dim: usize, act_dim: usize) -> usize {
-    (i / act_dim) * (obs_dim + act_dim) + obs_dim + i % act_dim
-}
-
 /// Lets `target` follow `source` by the part `tau`.
 pub fn polyak(target: &mut [f32], source: &[f32], tau: f32, workers: &Workers) {
     let follow = |target: &mut [f32], source: &[f32]| {
@@ -189,16 +181,6 @@ mod tests {
         let mut target = [0.0, 1.0, 3.0];
         polyak(&mut target, &[1.0, 1.0, 1.0], 0.005, &workers);
         assert_eq!(target, [0.005, 1.0, 2.99]);
-    }
-
-    #[test]
-    fn targets_by_hand() {
-        // r = 1, γ = 0.99, the smaller value 9, α = 0.2, ln π = −1: 1 + 0.99 (9 + 0.2) = 10.108, and 1 at an end.
-        let batch = ReplayBatch { reward: vec![1.0; 2], discount: vec![0.99, 0.0], ..Default::default() };
-        let mut target = [0.0; 2];
-        soft_targets(&batch, &[9.0, 12.0, 10.0, 9.0], |_| -0.2, &mut target);
-        assert!((target[0] - 10.108).abs() < 1e-5);
-        assert_eq!(target[1], 1.0);
     }
 
     #[test]

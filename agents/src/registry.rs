@@ -179,6 +179,7 @@ impl Default for AgentRegistry {
         let entries = [
             crate::fma_pg::ENTRY,
             crate::mdpo::ENTRY,
+            crate::mdpo_off::ENTRY,
             crate::ppo::ENTRY,
             crate::sac::ENTRY,
             crate::sso::ENTRY,

@@ -8,15 +8,14 @@ use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
 use crate::check;
-use crate::critics::{Judge, TwinCritics, join, joined_place, smaller, soft_targets};
+use crate::critics::{Judge, TwinCritics, smaller};
 use crate::learner::{Array, LearnError, Learner, Metrics, Setup, Snapshot};
-use crate::nn::Halves;
 use crate::off_policy::{Agent, Means, OffPolicy, OffPolicyConfig, Update};
 use crate::optim::Adam;
 use crate::optional;
 use crate::registry::{AgentConfig, AgentEntry, Part};
 use crate::replay::ReplayBatch;
-use crate::squashed::Draws;
+use crate::soft::SoftActorCritic;
 
 /// Settings of [`Sac`]; defaults from the paper's Table 1 and Stable-Baselines3.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -99,24 +98,11 @@ impl AgentConfig for SacConfig {
 /// Soft actor-critic.
 pub struct Sac {
     config: SacConfig,
-    critics: TwinCritics,
+    soft: SoftActorCritic,
     log_alpha: f32,
-    actor_adam: Adam,
     alpha_adam: Adam,
     critic_means: Means<2>,
     actor_means: Means<2>,
-    room: Room,
-}
-
-/// Room for a gradient step.
-struct Room {
-    actor: Halves<f32>,
-    draws: Draws,
-    /// Joined observations and actions.
-    input: Vec<f32>,
-    target: Vec<f32>,
-    d_output: Vec<f32>,
-    grad: Vec<f32>,
 }
 
 impl Sac {
@@ -130,31 +116,25 @@ impl Sac {
     }
 
     fn new(config: SacConfig, agent: &Agent, rng: &mut NumpyRng) -> Sac {
-        let common = &config.common;
-        let (rows, actor) = (common.batch_size, &agent.actor);
-        let critic = common.network(actor.obs_dim() + actor.act_dim(), 1);
         Sac {
-            critics: TwinCritics::new(critic, rows, common.adam_eps, rng),
+            soft: SoftActorCritic::new(&config.common, &agent.actor, rng),
             log_alpha: config.alpha.ln() as f32,
-            actor_adam: Adam::new(actor.params.len(), common.adam_eps),
-            alpha_adam: Adam::new(1, common.adam_eps),
+            alpha_adam: Adam::new(1, config.common.adam_eps),
             critic_means: Means::new(["train/critic_loss", "train/q_value"]),
             actor_means: Means::new(["train/actor_loss", "train/entropy"]),
-            room: Room {
-                actor: actor.pass(rows),
-                draws: Draws::new(rows, actor.act_dim()),
-                input: Vec::with_capacity(rows * (actor.obs_dim() + actor.act_dim())),
-                target: vec![0.0; rows],
-                d_output: vec![0.0; rows * 2 * actor.act_dim()],
-                grad: vec![0.0; actor.params.len()],
-            },
             config,
         }
     }
 
     /// Both critics.
     pub fn critics(&self) -> &TwinCritics {
-        &self.critics
+        &self.soft.critics
+    }
+
+    /// The actor's last gradient.
+    #[cfg(test)]
+    pub(crate) fn actor_grad(&self) -> &[f32] {
+        &self.soft.grad
     }
 }
 
@@ -167,7 +147,7 @@ impl Update for Sac {
                 self.actor_step(agent, batch)?;
             }
         }
-        self.critics.follow(self.config.common.tau, &agent.workers);
+        self.soft.critics.follow(self.config.common.tau, &agent.workers);
         Ok(())
     }
 
@@ -178,15 +158,13 @@ impl Update for Sac {
     }
 
     fn save(&self, snapshot: &mut Snapshot) {
-        self.critics.save(snapshot);
-        self.actor_adam.save("adam", snapshot);
+        self.soft.save(snapshot);
         self.alpha_adam.save("alpha_adam", snapshot);
         snapshot.put("log_alpha", Array::F32(vec![self.log_alpha]));
     }
 
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
-        self.critics.load(snapshot)?;
-        self.actor_adam.load("adam", snapshot)?;
+        self.soft.load(snapshot)?;
         self.alpha_adam.load("alpha_adam", snapshot)?;
         snapshot.f32_into("log_alpha", std::slice::from_mut(&mut self.log_alpha))
     }
@@ -195,32 +173,20 @@ impl Update for Sac {
 impl Sac {
     /// Eq. 5, with the smaller target: y = r + γ (min Q̄(s', a') − α ln π(a'|s')), a' ~ π.
     fn critic_step(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError> {
-        let Sac { critics, room, config, .. } = self;
-        let (alpha, act_dim, workers) = (self.log_alpha.exp(), agent.actor.act_dim(), &agent.workers);
-        room.draws.draw_noise(&mut agent.stream);
-        agent.actor.act(&batch.next_obs, &mut room.actor, &mut room.draws, workers);
-        join(&batch.next_obs, &room.draws.action, batch.len(), &mut room.input);
-        let next_q = critics.target_values(&room.input, workers);
-        soft_targets(batch, next_q, |i| alpha * room.draws.row_log_prob(i, act_dim), &mut room.target);
-        join(&batch.obs, &batch.action, batch.len(), &mut room.input);
-        let losses = critics.fit(&room.input, &room.target, config.common.q_learning_rate, workers);
+        let (alpha, act_dim) = (self.log_alpha.exp(), agent.actor.act_dim());
+        self.soft.draw_noise(agent);
+        self.soft.act(agent, &batch.next_obs);
+        let losses = self.soft.fit_soft(agent, batch, |draws, row| alpha * draws.row_log_prob(row, act_dim))?;
         self.critic_means.add([losses.loss, losses.q_value]);
-        match losses.loss.is_finite() {
-            true => Ok(()),
-            false => Err(agent.non_finite("the critics' loss", losses.loss)),
-        }
+        Ok(())
     }
 
     /// Eq. 7 and Eq. 18.
     fn actor_step(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError> {
-        self.room.draws.draw_noise(&mut agent.stream);
+        self.soft.draw_noise(agent);
         let (loss, entropy) = self.actor_gradient(agent, batch);
         self.actor_means.add([loss, entropy]);
-        if !loss.is_finite() {
-            return Err(agent.non_finite("the actor's loss", loss));
-        }
-        let learning_rate = self.config.common.learning_rate;
-        self.actor_adam.step_on(&mut agent.actor.params, &self.room.grad, learning_rate, &agent.workers);
+        self.soft.actor_step(agent, loss)?;
         if self.config.auto_alpha {
             let target = self.config.target_entropy.unwrap_or(-(agent.actor.act_dim() as f64));
             let slope = alpha_slope(entropy - target, self.log_alpha, self.config.alpha_loss);
@@ -230,23 +196,18 @@ impl Sac {
         Ok(())
     }
 
-    /// The gradient of mean (α ln π(a|s) − min Q(s, a)) in the actor's parameters, a = tanh(μ + σ · noise), into `room.grad`;
-    /// returns that mean and the mean of −ln π.
+    /// The gradient of mean (α ln π(a|s) − min Q(s, a)), a = tanh(μ + σ · noise), in the actor's parameters; returns that mean
+    /// and the mean of −ln π.
     fn actor_gradient(&mut self, agent: &Agent, batch: &ReplayBatch) -> (f64, f64) {
-        let Sac { critics, room, .. } = self;
-        let (alpha, scale, act_dim) = (self.log_alpha.exp(), 1.0 / batch.len() as f32, agent.actor.act_dim());
-        agent.actor.act(&batch.obs, &mut room.actor, &mut room.draws, &agent.workers);
-        join(&batch.obs, &room.draws.action, batch.len(), &mut room.input);
-        let q: f64 = smaller(critics.values(&room.input, &agent.workers)).map(f64::from).sum();
-        let log_prob: f64 = room.draws.log_prob.iter().copied().map(f64::from).sum();
-
-        let slope = critics.slope(Judge::Min, &agent.workers);
-        let d_q = |i: usize| slope[joined_place(i, agent.actor.obs_dim(), act_dim)];
-        let d_u = |i: usize| -d_q(i) * room.draws.slope(i);
-        room.draws.backward(act_dim, |_| alpha * scale, d_u, &mut room.d_output);
-        agent.actor.backward(&room.d_output, &mut room.actor, &mut room.grad, &agent.workers);
-        let scale = f64::from(scale);
-        ((f64::from(alpha) * log_prob - q) * scale, -log_prob * scale)
+        let (alpha, rows) = (self.log_alpha.exp(), batch.len() as f64);
+        self.soft.act(agent, &batch.obs);
+        let q: f64 = smaller(self.soft.judge(agent, Judge::Min)).map(f64::from).sum();
+        let SoftActorCritic { draws, d_action, d_output, .. } = &mut self.soft;
+        let log_prob: f64 = draws.log_prob.iter().copied().map(f64::from).sum();
+        let d_log_prob = alpha / rows as f32;
+        draws.backward(agent.actor.act_dim(), |_| d_log_prob, |i| -d_action[i] * draws.slope(i), d_output);
+        self.soft.pull_back(agent);
+        ((f64::from(alpha) * log_prob - q) / rows, -log_prob / rows)
     }
 }
 
@@ -265,6 +226,7 @@ mod tests {
     use super::*;
     use crate::learner::Budget;
     use crate::nn::Activation;
+    use crate::squashed::Draws;
 
     /// A small SAC on Pendulum, and a minibatch.
     fn small(change: impl FnOnce(&mut SacConfig)) -> (Agent, Sac, ReplayBatch) {
@@ -290,9 +252,9 @@ mod tests {
     #[test]
     fn the_actors_gradient_is_that_of_its_loss() {
         let (mut agent, mut sac, batch) = small(|_| ());
-        sac.room.draws.draw_noise(&mut agent.stream);
+        sac.soft.draw_noise(&mut agent);
         sac.actor_gradient(&agent, &batch);
-        let grad = sac.room.grad.clone();
+        let grad = sac.soft.grad.clone();
         let mut loss = |i: usize, by: f32| {
             agent.actor.params[i] += by;
             let (loss, _) = sac.actor_gradient(&agent, &batch);
@@ -313,14 +275,14 @@ mod tests {
         draws.draw_noise(&mut agent.stream.clone());
         agent.actor.act(&batch.next_obs, &mut agent.actor.pass(6), &mut draws, &agent.workers);
         // Target networks that differ from the critics.
-        sac.critics.target.iter_mut().for_each(|p| *p *= 0.7);
+        sac.soft.critics.target.iter_mut().for_each(|p| *p *= 0.7);
         sac.critic_step(&mut agent, &batch).expect("finite numbers");
-        sac.critics.params.clone_from(&sac.critics.target);
-        let target = &sac.critics;
-        for i in 0..6 {
+        let SoftActorCritic { critics: target, target: ys, .. } = &mut sac.soft;
+        target.params.clone_from(&target.target);
+        for (i, found) in ys.iter().enumerate() {
             let next = target.values_of(&batch.next_obs[i * 3..i * 3 + 3], &draws.action[i..i + 1]);
             let y = batch.reward[i] + batch.discount[i] * (next[0].min(next[1]) - 0.5 * draws.log_prob[i]);
-            assert!((sac.room.target[i] - y).abs() < 1e-5, "{} is not {y}", sac.room.target[i]);
+            assert!((found - y).abs() < 1e-5, "{found} is not {y}");
         }
     }
 

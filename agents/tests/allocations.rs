@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bregman_agents::learner::Learner;
+use bregman_agents::mdpo_off::{MdpoOff, MdpoOffConfig};
 use bregman_agents::nn::{Activation, Init, Mlp, Real, Twins};
 use bregman_agents::off_policy::OffPolicyConfig;
 use bregman_agents::optim::{Adam, clip_grad_norm};
@@ -117,9 +118,9 @@ fn ppo_minibatches_allocate_nothing() {
 }
 
 #[test]
-fn gradient_steps_of_sac_allocate_nothing() {
+fn off_policy_gradient_steps_allocate_nothing() {
     let _alone = ALONE.lock();
-    for threads in [1, 2] {
+    for (threads, agent) in [1, 2].into_iter().flat_map(|threads| ["sac", "mdpo_off"].map(|agent| (threads, agent))) {
         // Iterations that differ in the number of gradient steps alone.
         let per_iteration = [1.0, 11.0].map(|utd_ratio| {
             let common = OffPolicyConfig {
@@ -133,10 +134,15 @@ fn gradient_steps_of_sac_allocate_nothing() {
             };
             let mut setup = setup("target");
             setup.threads = threads;
-            let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("the settings fit");
-            drop(sac.step().expect("finite numbers")); // the random steps
-            quietest(|| allocations(|| drop(sac.step().expect("finite numbers"))))
+            let mut learner: Box<dyn Learner> = match agent {
+                "sac" => Box::new(Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("they fit")),
+                _ => Box::new(
+                    MdpoOff::learner(MdpoOffConfig { common, ..Default::default() }, &setup).expect("they fit"),
+                ),
+            };
+            drop(learner.step().expect("finite numbers")); // the random steps
+            quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
-        assert_eq!(per_iteration[0], per_iteration[1], "{threads} threads");
+        assert_eq!(per_iteration[0], per_iteration[1], "{agent}, {threads} threads");
     }
 }

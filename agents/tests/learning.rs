@@ -96,7 +96,7 @@ fn trpo_balances_the_pole() {
 
 /// Agents on Pendulum with everything that has state: both normalisers, annealing, several environments, episodes in the middle,
 /// replay buffers that are being filled and that are full.
-const AGENTS: [(&str, &str); 10] = [
+const AGENTS: [(&str, &str); 12] = [
     ("ppo", "anneal_lr = true"),
     ("mdpo", "step_size_schedule = \"adaptive\"\nvf_anneal_lr = true"),
     ("mdpo", "anneal_lr = true\nvf_clip_coef = 0.2"),
@@ -112,6 +112,12 @@ const AGENTS: [(&str, &str); 10] = [
     (
         "sac",
         "learning_starts = 0\nbatch_size = 16\nhidden_sizes = [16]\nbuffer_size = 500\ntrain_freq = 6\nactor_interval = 2",
+    ),
+    ("mdpo_off", "learning_starts = 99\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.2\ninner_steps = 37"),
+    (
+        "mdpo_off",
+        "learning_starts = 99\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.2\ninner_steps = 37\ntsallis_q = 1.5\n\
+         critic = \"twin_target_q\"\nactor_q = \"min\"\ndeterministic_rollout = true",
     ),
 ];
 

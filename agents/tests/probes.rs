@@ -2,11 +2,13 @@
 
 mod common;
 
+use bregman_agents::critics::{Judge, TwinCritics};
 use bregman_agents::fma_pg::{Divergence, FmaPg, FmaPgConfig, Representation};
 use bregman_agents::inner::{InnerConfig, InnerOptimizer};
-use bregman_agents::learner::{Budget, LearnError, Learner, Setup};
+use bregman_agents::learner::{Array, Budget, LearnError, Learner, Setup};
 use bregman_agents::mdpo::{Mdpo, MdpoConfig, StepSizeSchedule};
-use bregman_agents::off_policy::{OffPolicy, OffPolicyConfig};
+use bregman_agents::mdpo_off::{CriticForm, MdpoOff, MdpoOffConfig};
+use bregman_agents::off_policy::{self, OffPolicy, OffPolicyConfig};
 use bregman_agents::on_policy::{OnPolicy, OnPolicyConfig, Update};
 use bregman_agents::ppo::{Ppo, PpoConfig};
 use bregman_agents::sac::{Sac, SacConfig};
@@ -262,10 +264,7 @@ fn small_off_policy(gamma: f64) -> OffPolicyConfig {
     }
 }
 
-fn sac(id: &str, gamma: f64, iterations: usize, change: fn(&mut SacConfig)) -> OffPolicy<Sac> {
-    let common = small_off_policy(gamma);
-    let mut config = SacConfig { common, alpha: 1e-3, auto_alpha: false, ..Default::default() };
-    change(&mut config);
+fn sac(id: &str, config: SacConfig, iterations: usize) -> OffPolicy<Sac> {
     let mut sac = Sac::learner(config, &setup(id)).expect("the settings fit");
     for _ in 0..iterations {
         sac.step().expect("finite numbers");
@@ -273,24 +272,34 @@ fn sac(id: &str, gamma: f64, iterations: usize, change: fn(&mut SacConfig)) -> O
     sac
 }
 
-fn q_value(agent: &OffPolicy<Sac>, obs: f32, expected: f32) {
-    for q in agent.update().critics().values_of(&[obs], &[0.0]) {
+fn q_value(critics: &TwinCritics, obs: f32, expected: f32) {
+    for q in critics.values_of(&[obs], &[0.0]) {
         assert!((q - expected).abs() < 0.05 * expected.abs().max(1.0), "Q({obs}) = {q}, not {expected}");
     }
 }
 
-#[test]
-fn sac_solves_the_probes() {
-    q_value(&sac("constant_box", 0.99, 5, |_| ()), 0.0, 1.0);
-    let agent = sac("observed_box", 0.99, 10, |_| ());
-    q_value(&agent, -1.0, -1.0);
-    q_value(&agent, 1.0, 1.0);
-    let agent = sac("delayed_box", 0.9, 15, |_| ());
-    q_value(&agent, 0.0, 0.9);
-    q_value(&agent, 1.0, 1.0);
-    let action = sac("bandit", 0.99, 30, |config| config.alpha = 0.5).actor().best_action(&[0.0])[0];
+/// The probes that every off-policy agent solves, for one that is trained by environment, discount, temperature, n and
+/// iterations.
+fn solves_the_probes_off_policy<U: off_policy::Update>(
+    trained: impl Fn(&str, (f64, usize), f64, usize) -> OffPolicy<U>,
+    critics: impl Fn(&U) -> &TwinCritics,
+) {
+    let value = |id, returns, iterations, expected: &[(f32, f32)]| {
+        let agent = trained(id, returns, 1e-3, iterations);
+        expected.iter().for_each(|&(obs, value)| q_value(critics(agent.update()), obs, value));
+    };
+    value("constant_box", (0.99, 1), 10, &[(0.0, 1.0)]);
+    value("observed_box", (0.99, 1), 10, &[(-1.0, -1.0), (1.0, 1.0)]);
+    value("delayed_box", (0.9, 1), 15, &[(0.0, 0.9), (1.0, 1.0)]);
+    // Reward 1 for ever is worth 10, although every episode is cut after 5 steps; an end that is also a time limit is an end.
+    value("endless_box", (0.9, 1), 30, &[(0.0, 10.0)]);
+    value("both_box", (0.9, 1), 20, &[(0.0, 1.9), (1.0, 1.0)]);
+    value("endless_box", (0.9, 3), 20, &[(0.0, 10.0)]);
+    value("both_box", (0.9, 3), 20, &[(0.0, 1.9), (1.0, 1.0)]);
+
+    let action = trained("bandit", (0.99, 1), 0.5, 30).actor().best_action(&[0.0])[0];
     assert!((action - 1.0).abs() < 0.25, "{action} in the bandit");
-    let agent = sac("target", 0.99, 60, |config| config.alpha = 0.5);
+    let agent = trained("target", (0.99, 1), 0.5, 60);
     for obs in [-1.0, 1.0] {
         let action = agent.actor().best_action(&[obs])[0];
         assert!((f64::from(action) - obs).abs() < 0.25, "{action} at {obs}");
@@ -298,26 +307,54 @@ fn sac_solves_the_probes() {
 }
 
 #[test]
-fn sac_bootstraps_at_time_limits_and_not_at_ends() {
-    q_value(&sac("endless_box", 0.9, 30, |_| ()), 0.0, 10.0);
-    let agent = sac("both_box", 0.9, 20, |_| ());
-    q_value(&agent, 0.0, 1.9);
-    q_value(&agent, 1.0, 1.0);
-    let several = |config: &mut SacConfig| config.common.n_step = 3;
-    q_value(&sac("endless_box", 0.9, 20, several), 0.0, 10.0);
-    let agent = sac("both_box", 0.9, 20, several);
-    q_value(&agent, 0.0, 1.9);
-    q_value(&agent, 1.0, 1.0);
+fn sac_solves_the_probes() {
+    let trained = |id: &str, (gamma, n_step): (f64, usize), alpha, iterations| {
+        let common = OffPolicyConfig { n_step, ..small_off_policy(gamma) };
+        sac(id, SacConfig { common, alpha, auto_alpha: false, ..Default::default() }, iterations)
+    };
+    solves_the_probes_off_policy(trained, Sac::critics);
+}
+
+fn mdpo_off(
+    id: &str,
+    (gamma, n_step): (f64, usize),
+    lambda: f64,
+    iterations: usize,
+    change: fn(&mut MdpoOffConfig),
+) -> OffPolicy<MdpoOff> {
+    let common = OffPolicyConfig { n_step, ..small_off_policy(gamma) };
+    let mut config =
+        MdpoOffConfig { common, lambda, kl_coef: 2.0 * lambda, inner_steps: 50, policy_reg: 0.0, ..Default::default() };
+    change(&mut config);
+    let mut agent = MdpoOff::learner(config, &setup(id)).expect("the settings fit");
+    for _ in 0..iterations {
+        agent.step().expect("finite numbers");
+    }
+    agent
+}
+
+#[test]
+fn off_policy_mdpo_solves_the_probes_with_v() {
+    let trained = |id: &str, returns, lambda, iterations| mdpo_off(id, returns, lambda, iterations, |_| ());
+    solves_the_probes_off_policy(trained, MdpoOff::critics);
+}
+
+#[test]
+fn off_policy_mdpo_solves_the_probes_with_twin_target_q_and_tsallis_entropy() {
+    let form = |c: &mut MdpoOffConfig| {
+        (c.critic, c.actor_q, c.tsallis_q) = (CriticForm::TwinTargetQ, Judge::Min, 1.5);
+    };
+    let trained = |id: &str, returns, lambda, iterations| mdpo_off(id, returns, lambda, iterations, form);
+    solves_the_probes_off_policy(trained, MdpoOff::critics);
 }
 
 #[test]
 fn sac_brings_entropy_to_its_target_by_the_temperature() {
     // Q = −(10 a − 1)²/2 in units of [−1, 1], so the soft policy is normal with σ² = α/100. An entropy of −1 has
     // σ = exp(−1 − ln(2πe)/2) = 0.089, and so α = 0.79.
-    let mut agent = sac("bandit", 0.99, 60, |config| {
-        (config.auto_alpha, config.alpha_learning_rate) = (true, 3e-3);
-        config.alpha = 3.0;
-    });
+    let common = small_off_policy(0.99);
+    let mut agent =
+        sac("bandit", SacConfig { common, alpha: 3.0, alpha_learning_rate: 3e-3, ..Default::default() }, 60);
     let steps: Vec<_> = (0..10).map(|_| agent.step().expect("finite numbers").metrics).collect();
     let mean = |name: &str| steps.iter().filter_map(|metrics| metrics.get(name)).sum::<f64>() / 10.0;
     let (entropy, alpha) = (mean("train/entropy"), mean("train/ent_coef"));
@@ -337,4 +374,49 @@ fn the_number_of_threads_changes_no_bit_of_sac() {
         sac.save()
     };
     assert!(run(1) == run(2) && run(1) == run(8));
+}
+
+#[test]
+fn off_policy_mdpo_moves_at_its_step_size() {
+    // Q = −(10 a − 1)²/2 in units of [−1, 1], near 0 almost a Gaussian mirror step: with λ = 0.5 every kl_coef ends at σ² = λ/100,
+    // an entropy of ln(0.0707 √(2πe)) = −1.23, and one that weighs much is later there.
+    let entropy = |kl_coef: f64, iterations| {
+        let change = |c: &mut MdpoOffConfig| (c.critic, c.actor_q) = (CriticForm::TwinTargetQ, Judge::Min);
+        let common = small_off_policy(0.99);
+        let mut config =
+            MdpoOffConfig { common, lambda: 0.5, kl_coef, inner_steps: 50, policy_reg: 0.0, ..Default::default() };
+        change(&mut config);
+        let mut agent = MdpoOff::learner(config, &setup("bandit")).expect("the settings fit");
+        let steps: Vec<_> = (0..iterations).map(|_| agent.step().expect("finite numbers").metrics).collect();
+        steps.last().and_then(|metrics| metrics.get("train/entropy")).expect("it is logged")
+    };
+    let ends = [0.5, 2.0].map(|kl_coef| entropy(kl_coef, 60));
+    assert!(ends.iter().all(|end| (end + 1.23).abs() < 0.1), "{ends:?}");
+    let early = [0.5, 200.0].map(|kl_coef| entropy(kl_coef, 10));
+    assert!(early[1] > early[0] + 0.3, "{early:?}");
+}
+
+#[test]
+fn stored_actions_are_in_units_of_their_bounds_from_the_first_one_on() {
+    // Humanoid's torques are ±0.4.
+    let mut setup = setup("Humanoid-v5");
+    setup.env.num_envs = 1;
+    let common = OffPolicyConfig {
+        num_steps: 30,
+        learning_starts: 20,
+        batch_size: 4,
+        hidden_sizes: vec![4],
+        ..Default::default()
+    };
+    let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("the settings fit");
+    sac.step().expect("finite numbers");
+    let snapshot = sac.save();
+    let Some(Array::F32(rows)) = snapshot.arrays.get("replay") else { panic!("the buffer is saved") };
+    let actions: Vec<f32> =
+        rows.chunks_exact(348 + 17 + 348 + 2).flat_map(|row| &row[348..348 + 17]).copied().collect();
+    assert_eq!(actions.len(), 30 * 17);
+    for actions in actions.chunks(10 * 17) {
+        let largest = actions.iter().fold(0.0, |largest: f32, a| largest.max(a.abs()));
+        assert!((0.9..=1.0).contains(&largest), "{largest}");
+    }
 }
