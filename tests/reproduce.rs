@@ -23,7 +23,7 @@ fn the_quick_way_writes_tables_plots_and_a_page_and_does_not_repeat_runs() {
     for words in [
         "sweep configs/ppo/half_cheetah.toml configs/ppo/reacher.toml",
         "gymnasium 1.",
-        "| HalfCheetah-v5 | 40960 | 2 |",
+        "| HalfCheetah-v5 | ppo | 40960 | 2 |",
         "| 1442.64 ± 46.03 |",
         "Normalised: 0 is a random policy",
         "![Learning curves](ppo/training-curves.svg)",
