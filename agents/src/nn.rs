@@ -17,6 +17,6 @@ mod twins;
 pub use activation::Activation;
 pub use halves::Halves;
 pub use linalg::Precision;
-pub use mlp::{Init, Mlp, Workspace};
+pub use mlp::{Init, Mlp, Tangents, Workspace};
 pub use real::Real;
 pub use twins::{Twins, TwinsWorkspace};

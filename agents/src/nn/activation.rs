@@ -65,6 +65,23 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// Multiplies `d` by the second derivative, given the activation's output `y` or, where slopes are kept, what went into
+    /// it, `z`.
+    pub(super) fn multiply_by_second_slope<T: Real>(self, y: &[T], z: &[T], d: &mut [T]) {
+        let (zero, one, two) = (T::zero(), T::one(), T::of(2.0));
+        match self {
+            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= -two * y * (one - y * y)),
+            Activation::Relu => d.fill(zero),
+            Activation::Elu => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= if y < zero { one + y } else { zero }),
+            Activation::Silu => d.iter_mut().zip(z).for_each(|(d, &z)| {
+                let s = sigmoid(z);
+                *d *= s * (one - s) * (two + z * (one - two * s));
+            }),
+        }
+    }
+}
+
 /// 1/(1 + e⁻ˣ).
 #[inline(always)]
 fn sigmoid<T: Real>(x: T) -> T {

@@ -1,5 +1,7 @@
 //! Multi-layer perceptrons: linear layers with an activation, and possibly a normalisation, between them.
 
+mod second_order;
+
 use std::ops::Range;
 
 use bregman_envs::rng::NumpyRng;
@@ -7,6 +9,8 @@ use bregman_envs::rng::NumpyRng;
 use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add};
 use super::{Activation, Precision, Real};
+
+pub use second_order::Tangents;
 
 /// How weights start.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -289,17 +293,8 @@ impl Mlp {
         let [t_in, t_out] = &mut workspace.passed;
         for (i, layer) in self.layers.iter().enumerate() {
             let t = &mut t_out[..rows * layer.outputs];
-            // d(x W + b) = x dW + db + dx W; the input of the first layer does not move.
-            for row in t.chunks_exact_mut(layer.outputs) {
-                row.copy_from_slice(&direction[layer.bias.clone()]);
-            }
-            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-            let d_weight = Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs);
-            matmul_add(input, d_weight, t, self.precision_of(i));
-            if i > 0 {
-                let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t, self.precision_of(i));
-            }
+            let t_in_rows = (i > 0).then_some(&t_in[..rows * layer.inputs]);
+            self.linear_tangent(i, params, direction, &workspace.values[i], t_in_rows, t);
             if i + 1 < self.layers.len() {
                 if let (Some((gain, _)), Some((d_gain, d_shift)), Some(normalized)) =
                     (layer.norm(params), layer.norm(direction), &workspace.normalized[i])
@@ -311,6 +306,30 @@ impl Mlp {
             std::mem::swap(t_in, t_out);
         }
         &workspace.passed[0][..rows * self.num_outputs()]
+    }
+
+    /// d(x W + b) = x dW + db + dx W of layer `i` into `t`, where x is `input` and dx is `t_in`; the input of the first layer
+    /// does not move.
+    fn linear_tangent<T: Real>(
+        &self,
+        i: usize,
+        params: &[T],
+        direction: &[T],
+        input: &[T],
+        t_in: Option<&[T]>,
+        t: &mut [T],
+    ) {
+        let layer = &self.layers[i];
+        let rows = t.len() / layer.outputs;
+        for row in t.chunks_exact_mut(layer.outputs) {
+            row.copy_from_slice(&direction[layer.bias.clone()]);
+        }
+        let d_weight = Matrix::new(&direction[layer.weight.clone()], layer.inputs, layer.outputs);
+        matmul_add(Matrix::new(input, rows, layer.inputs), d_weight, t, self.precision_of(i));
+        if let Some(t_in) = t_in {
+            let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
+            matmul_add(Matrix::new(t_in, rows, layer.inputs), weight, t, self.precision_of(i));
+        }
     }
 
     /// The outputs of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
