@@ -249,6 +249,35 @@ impl Dist {
             }
         }
     }
+
+    /// Multiplies a tangent of the output row and of the log standard deviations by the Hessian of ln π(a|s), in place.
+    /// Gaussian, with z = (a − μ)/σ: [[−1/σ², −2z/σ], [−2z/σ, −2z²]] for each component's mean and log standard deviation;
+    /// categorical: p pᵀ − diag(p), whatever the action.
+    pub fn log_prob_hessian_product<T: Real>(
+        &self,
+        output: &[T],
+        log_std: &[T],
+        action: &[T],
+        v_output: &mut [T],
+        v_log_std: &mut [T],
+    ) {
+        match self {
+            Dist::Categorical { .. } => {
+                self.fisher_product(output, log_std, v_output, v_log_std);
+                v_output.iter_mut().for_each(|v| *v = -*v);
+            }
+            Dist::Gaussian { .. } => {
+                let rows = gaussian(output, log_std, action).zip(v_output).zip(v_log_std);
+                for (((mean, log_std, a), v_mean), v_log_std) in rows {
+                    let (two, inverse_std) = (T::of(2.0), (-log_std).exp());
+                    let z = (a - mean) * inverse_std;
+                    let (v, w) = (*v_mean * inverse_std, *v_log_std);
+                    *v_mean = -inverse_std * (v + two * z * w);
+                    *v_log_std = -two * z * (v + z * w);
+                }
+            }
+        }
+    }
 }
 
 /// The logits of each component, with their place in the row.
@@ -360,6 +389,30 @@ mod tests {
             assert!((count - p).abs() < 0.015, "{counts:?}");
         }
         assert!((sum - 2.0).abs() < 0.015 && (squares - 4.25).abs() < 0.06, "{sum} {squares}");
+    }
+
+    #[test]
+    fn hessians_agree_with_differences_of_gradients() {
+        let cases = [
+            (Dist::Gaussian { dim: 2 }, vec![0.3, -0.4], vec![-0.2, 0.1], vec![1.0, -0.5]),
+            (Dist::Categorical { nvec: vec![3, 2] }, vec![0.1, 0.7, -0.3, 0.2, 0.4], Vec::<f64>::new(), vec![2.0, 0.0]),
+        ];
+        for (dist, output, log_std, action) in cases {
+            let v: Vec<f64> = (0..output.len()).map(|i| 0.7 - 0.4 * i as f64).collect();
+            let w: Vec<f64> = (0..log_std.len()).map(|i| 0.3 + 0.5 * i as f64).collect();
+            let gradient = |step: f64| {
+                let moved = |x: &[f64], v: &[f64]| x.iter().zip(v).map(|(x, v)| x + step * v).collect::<Vec<f64>>();
+                let (mut d_output, mut d_log_std) = (vec![0.0; v.len()], vec![0.0; w.len()]);
+                let (output, log_std) = (moved(&output, &v), moved(&log_std, &w));
+                dist.backward(&output, &log_std, &action, 1.0, 0.0, &mut d_output, &mut d_log_std);
+                [d_output, d_log_std].concat()
+            };
+            let expected = gradient(1e-5).into_iter().zip(gradient(-1e-5)).map(|(up, down)| (up - down) / 2e-5);
+            let (mut v, mut w) = (v.clone(), w.clone());
+            dist.log_prob_hessian_product(&output, &log_std, &action, &mut v, &mut w);
+            let pairs = v.iter().chain(&w).zip(expected);
+            pairs.for_each(|(product, expected)| assert!((product - expected).abs() < 1e-8, "{product} {expected}"));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod arithmetic;
 mod classic;
+pub mod closed_form;
 mod env;
 mod error;
 pub mod gymnasium;

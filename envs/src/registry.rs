@@ -84,7 +84,8 @@ pub struct Registry {
 impl Default for Registry {
     /// All environments that come with the library.
     fn default() -> Registry {
-        let entries = crate::classic::ENTRIES.into_iter().chain(crate::mujoco::ENTRIES);
+        let entries =
+            crate::classic::ENTRIES.into_iter().chain(crate::mujoco::ENTRIES).chain(crate::closed_form::ENTRIES);
         Registry { entries: entries.map(|entry| (entry.id, entry)).collect(), film: Arc::default() }
     }
 }
