@@ -101,20 +101,8 @@ impl ActorCritic {
 
     /// The deterministic policy, [`best_action`](ActorCritic::best_action), as plain operations.
     pub fn chain(&self) -> PolicyChain {
-        let mut ops: Vec<PolicyOp> = self.normalizer.op().into_iter().collect();
-        let net = &self.actor.net;
-        // Of the last layer only what the action is read from: no standard deviations, no value.
-        ops.extend(PolicyOp::network(net, &self.params, self.actor.dist.num_outputs()));
-        match &self.actor.dist {
-            Dist::Categorical { nvec } => ops.push(PolicyOp::ArgMax { nvec: nvec.clone() }),
-            Dist::Gaussian { .. } => match &self.action_space {
-                ActionSpace::Box { low, high } if self.clip_actions => {
-                    ops.push(PolicyOp::Clip { low: low.clone(), high: high.clone() });
-                }
-                _ => {}
-            },
-        }
-        PolicyChain { obs_dim: net.num_inputs(), ops }
+        let bounds = self.clip_actions.then_some(&self.action_space);
+        chain(&self.actor, &self.params, self.normalizer.op(), bounds)
     }
 
     /// Mean standard deviation of the state-independent case; `None` otherwise.
@@ -207,6 +195,28 @@ impl ActorCritic {
     fn row<'a>(&'a self, seen: &[f32], scratch: &'a mut RowScratch) -> PolicyRows<'a> {
         self.actor.forward_row(self.actor_params(), seen, scratch)
     }
+}
+
+/// The most probable action of an actor as plain operations, behind a first one and clipped to the bounds of a box if there are
+/// such.
+pub(crate) fn chain(
+    actor: &Actor,
+    params: &[f32],
+    first: Option<PolicyOp>,
+    bounds: Option<&ActionSpace>,
+) -> PolicyChain {
+    let mut ops: Vec<PolicyOp> = first.into_iter().collect();
+    let net = &actor.net;
+    // Of the last layer only what the action is read from: no standard deviations, no value.
+    ops.extend(PolicyOp::network(net, params, actor.dist.num_outputs()));
+    match (&actor.dist, bounds) {
+        (Dist::Categorical { nvec }, _) => ops.push(PolicyOp::ArgMax { nvec: nvec.clone() }),
+        (Dist::Gaussian { .. }, Some(ActionSpace::Box { low, high })) => {
+            ops.push(PolicyOp::Clip { low: low.clone(), high: high.clone() });
+        }
+        (Dist::Gaussian { .. }, _) => {}
+    }
+    PolicyChain { obs_dim: net.num_inputs(), ops }
 }
 
 impl Act for ActorCritic {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::learner::{LearnError, Learner, Setup};
+use crate::trajectory_gradient::Estimates;
 
 /// Why an agent's table was refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,12 @@ pub trait AgentConfig:
 
     /// Builds the learner.
     fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError>;
+}
+
+/// Settings of an agent whose estimates of gradients can be looked at by themselves.
+pub trait EstimateGradients: AgentConfig {
+    /// The estimates, of a linear policy.
+    fn estimates(self, setup: &Setup) -> Result<Estimates, LearnError>;
 }
 
 /// A flattened field of an [`AgentConfig`].
@@ -75,6 +82,9 @@ pub struct SettingDoc {
 /// Builds a learner from a resolved table.
 pub type Build = fn(&toml::Table, &Setup) -> Result<Box<dyn Learner>, AgentConfigError>;
 
+/// Builds the estimates of gradients from a table.
+pub type BuildEstimates = fn(&toml::Table, &Setup) -> Result<Estimates, AgentConfigError>;
+
 /// An agent: its name, a sentence, its settings, what it logs and how it is made.
 #[derive(Clone, Copy)]
 pub struct AgentEntry {
@@ -92,6 +102,8 @@ pub struct AgentEntry {
     pub resolve: fn(&toml::Table) -> Result<toml::Table, AgentConfigError>,
     /// Builds the learner from a resolved table.
     pub build: Build,
+    /// Builds its estimates of gradients, where it has such to look at.
+    pub estimates: Option<BuildEstimates>,
 }
 
 impl AgentEntry {
@@ -102,12 +114,17 @@ impl AgentEntry {
         metrics: &'static [(&'static str, &'static str)],
     ) -> AgentEntry {
         let (settings, resolve, build) = (settings::<C>, resolve::<C>, build::<C>);
-        AgentEntry { name, summary, metrics, console: &[], settings, resolve, build }
+        AgentEntry { name, summary, metrics, console: &[], settings, resolve, build, estimates: None }
     }
 
     /// The same with these of its metrics on the terminal.
     pub const fn console(self, console: &'static [&'static str]) -> AgentEntry {
         AgentEntry { console, ..self }
+    }
+
+    /// The same with estimates of gradients.
+    pub const fn estimating<C: EstimateGradients>(self) -> AgentEntry {
+        AgentEntry { estimates: Some(estimates::<C>), ..self }
     }
 }
 
@@ -152,6 +169,10 @@ fn build<C: AgentConfig>(table: &toml::Table, setup: &Setup) -> Result<Box<dyn L
     Ok(parse::<C>(table)?.build(setup)?)
 }
 
+fn estimates<C: EstimateGradients>(table: &toml::Table, setup: &Setup) -> Result<Estimates, AgentConfigError> {
+    Ok(parse::<C>(table)?.estimates(setup)?)
+}
+
 fn settings<C: AgentConfig>() -> Vec<SettingDoc> {
     let defaults = as_table(&C::default());
     keys::<C>()
@@ -178,11 +199,17 @@ impl Default for AgentRegistry {
     fn default() -> AgentRegistry {
         let entries = [
             crate::fma_pg::ENTRY,
+            crate::harpg::HARPG,
+            crate::harpg::N_HARPG,
             crate::mdpo::ENTRY,
             crate::mdpo_off::ENTRY,
+            crate::n_pg_igt::ENTRY,
+            crate::pg::N_PG,
+            crate::pg::PG,
             crate::ppo::ENTRY,
             crate::sac::ENTRY,
             crate::sso::ENTRY,
+            crate::storm_pg::ENTRY,
             crate::trpo::ENTRY,
         ];
         AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }

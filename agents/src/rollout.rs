@@ -8,6 +8,7 @@ use bregman_envs::{EnvError, Episode, Lane, LaneState, LaneStep, Outcome, lanes}
 use rayon::prelude::*;
 
 use crate::learner::{Array, LearnError, Setup, Snapshot};
+use crate::score::Trajectory;
 use crate::workers::Workers;
 
 /// What a policy does with one observation. Rows throughout; see [`ActionSpace`](bregman_envs::ActionSpace) for actions.
@@ -137,6 +138,27 @@ impl Runner {
         Ok((all, episodes))
     }
 
+    /// `count` whole episodes under one policy, number m on lane m modulo the number of lanes, which stand at the start of an
+    /// episode before and after.
+    pub fn trajectories<P: Act>(
+        &mut self,
+        policy: &P,
+        count: usize,
+        workers: &Workers,
+    ) -> Result<(Vec<Trajectory<f32>>, Vec<Episode>), EnvError> {
+        let lanes = self.lanes.len();
+        let work = |(i, (lane, rng)): (usize, (&mut Lane, &mut NumpyRng))| {
+            (i..count).step_by(lanes).map(|_| play(lane, rng, policy)).collect::<Result<Vec<_>, EnvError>>()
+        };
+        let played: Result<Vec<_>, EnvError> = if self.parallel && workers.parallel() && lanes > 1 {
+            workers.run(|| self.lanes.par_iter_mut().zip(&mut self.noise).enumerate().map(work).collect())
+        } else {
+            self.lanes.iter_mut().zip(&mut self.noise).enumerate().map(work).collect()
+        };
+        let mut played: Vec<_> = played?.into_iter().map(Vec::into_iter).collect();
+        Ok((0..count).filter_map(|m| played[m % lanes].next()).unzip())
+    }
+
     /// One step of every lane under a policy, for learners that change it after every step. The same actions from the
     /// same streams as by [`rollout`](Runner::rollout).
     pub fn step<P: Act>(&mut self, policy: &P, workers: &Workers) -> Result<Steps, EnvError> {
@@ -247,6 +269,27 @@ fn walk<P: Act>(
         }
     }
     Ok((steps, episodes))
+}
+
+/// One episode of one lane, which stands at its start.
+fn play<P: Act>(lane: &mut Lane, rng: &mut NumpyRng, policy: &P) -> Result<(Trajectory<f32>, Episode), EnvError> {
+    let (obs_dim, action_len) = (lane.obs().len(), lane.env().spec().action_space.row_len());
+    let mut trajectory = Trajectory::default();
+    let mut scratch = P::Scratch::default();
+    let (mut seen, mut action) = (vec![0.0; obs_dim], vec![0.0; action_len]);
+    let mut next_obs = vec![0.0; obs_dim];
+    loop {
+        policy.see(lane.obs(), &mut seen);
+        trajectory.log_prob.push(policy.sample(&seen, rng, &mut scratch, &mut action));
+        trajectory.obs.extend_from_slice(&seen);
+        trajectory.action.extend_from_slice(&action);
+        policy.bound(&mut action);
+        let step = lane.step(&action, &mut next_obs)?;
+        trajectory.reward.push(step.outcome.reward);
+        if let Some(episode) = step.finished {
+            return Ok((trajectory, episode));
+        }
+    }
 }
 
 /// One step of one lane.
