@@ -784,6 +784,9 @@ impl<M> TrajectoryGradient<M> {
 }
 
 #[cfg(test)]
+mod regulator;
+
+#[cfg(test)]
 pub(crate) mod exact {
     use super::*;
 
