@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::check_gradient::{self, CheckArgs};
 use crate::compare::{self, CompareArgs};
 use crate::error::{bad_input, nearest};
 use crate::export::{self, ExportArgs};
@@ -49,6 +50,8 @@ enum Command {
     /// Look at environments, and at what they do step by step
     #[command(subcommand)]
     Env(env_command::EnvCommand),
+    /// Compare an agent's estimates of gradients with closed forms; exit code 1 where they disagree
+    CheckGradient(CheckArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -123,6 +126,10 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::List => print(&list(bregman)?)?,
         Command::Show { agent } => print(&show(&agent, bregman)?)?,
         Command::Env(command) => env_command::run(command, bregman)?,
+        Command::CheckGradient(args) => {
+            let right = check_gradient::run(&args, bregman)?;
+            return Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Bench(command) => bench::run(command, bregman)?,
         Command::Doctor => return Ok(if crate::doctor::run()? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }

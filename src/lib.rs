@@ -6,6 +6,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bench;
+mod check_gradient;
 pub mod checkpoint;
 pub mod cli;
 mod compare;

@@ -198,7 +198,7 @@ fn by_env(comparison: &Comparison) -> Table {
         format!(
             "{brackets}IQM: interquartile mean. Area: under the curve over {}, divided by its width. Minutes: median over \
              runs.",
-            if selection.x == Axis::Wall { "wall-clock time" } else { "environment steps" }
+            selection.x.words()
         ),
     ];
     if thresholds {
