@@ -75,7 +75,7 @@ impl Default for TrajectoryConfig {
             gamma: 0.99,
             step_size: 0.1,
             step_decay: 1.0,
-            baseline: BaselineKind::Linear,
+            baseline: BaselineKind::Time,
             discount_state_weighting: true,
             hidden_sizes: vec![64, 64],
             activation: Activation::Tanh,
