@@ -94,6 +94,13 @@ pub fn weights(returns: &[f64], baseline: &[f64], gamma: f64, from_start: bool) 
     returns.iter().zip(baseline).zip(powers).map(|((r, b), power)| power * (r - b)).collect()
 }
 
+/// w_t for another policy than the one that acted, whose probability of the steps up to t is `ratio[t]` times this one's: every
+/// reward and every prediction of the baseline is weighed by the ratio of its own step.
+pub fn reweighted(reward: &[f64], baseline: &[f64], ratio: &[f64], gamma: f64, from_start: bool) -> Vec<f64> {
+    let times = |row: &[f64]| row.iter().zip(ratio).map(|(x, ratio)| x * ratio).collect::<Vec<f64>>();
+    weights(&returns_to_go(&times(reward), gamma), &times(baseline), gamma, from_start)
+}
+
 /// The derivatives of ln π over a trajectory. Parameters are the network's, then the log standard deviations.
 #[derive(Clone, Debug)]
 pub struct Score {
@@ -601,10 +608,7 @@ mod tests {
         let there: Vec<f64> = TABLE.iter().zip(&V).map(|(x, v)| x + v).collect();
         let (gradient, _) = moments(&all, 4, |t| {
             let ratio = &score.importance(&there, std::slice::from_ref(t), &alone())[0];
-            let reward: Vec<f64> = t.reward.iter().zip(ratio).map(|(r, ratio)| r * ratio).collect();
-            // A baseline of 0.7 everywhere is multiplied by the ratio up to its own step.
-            let baseline: Vec<f64> = ratio.iter().map(|ratio| 0.7 * ratio).collect();
-            score.one(&there, t, weights(&returns_to_go(&reward, 0.9), &baseline, 0.9, true))
+            score.one(&there, t, reweighted(&t.reward, &[0.7, -0.4, 1.1], ratio, 0.9, true))
         });
         close(&gradient, &pairs(-0.363_280_896_9, 0.370_621_325_6), 1e-9);
     }

@@ -22,7 +22,7 @@ use crate::nn::Activation;
 use crate::on_policy::{explained_variance, load_stream};
 use crate::policy::PolicyChain;
 use crate::rollout::{Act, Runner};
-use crate::score::{HessianEstimator, Score, Trajectory, returns_to_go, weights};
+use crate::score::{HessianEstimator, Score, Trajectory, returns_to_go, reweighted, weights};
 use crate::workers::Workers;
 
 /// Iterations in a row whose direction is not finite, after which a run ends.
@@ -393,19 +393,16 @@ impl Estimator {
         self.score.hessian_product(estimator, params, v, &batch.trajectories, &weights, &self.workers)
     }
 
-    /// The gradient at `params` from episodes of another policy, and the largest importance ratio. Every reward is weighed by
-    /// the ratio up to its own step, every prediction by that up to its own.
+    /// The gradient at `params` from episodes of another policy, and the largest importance ratio.
     fn weighted_gradient(&self, params: &[f32], batch: &Batch) -> (Vec<f64>, f64) {
         let mut ratios = self.score.importance(params, &batch.trajectories, &self.workers);
         let largest = ratios.iter().flatten().fold(0.0f64, |max, &ratio| max.max(ratio));
         if let Some(max) = self.max_ratio {
             ratios.iter_mut().flatten().for_each(|ratio| *ratio = ratio.min(max));
         }
-        let times = |row: &[f64], ratio: &[f64]| row.iter().zip(ratio).map(|(x, r)| x * r).collect::<Vec<f64>>();
-        let rewards = batch.trajectories.iter().zip(&ratios).map(|(t, ratio)| times(&t.reward, ratio));
-        let returns: Vec<_> = rewards.map(|reward| returns_to_go(&reward, self.config.gamma)).collect();
-        let predicted: Vec<_> = batch.predicted.iter().zip(&ratios).map(|(b, ratio)| times(b, ratio)).collect();
-        let weights = self.weights(&returns, &predicted);
+        let (gamma, from_start) = (self.config.gamma, self.config.discount_state_weighting);
+        let rows = batch.trajectories.iter().zip(&batch.predicted).zip(&ratios);
+        let weights: Vec<_> = rows.map(|((t, b), ratio)| reweighted(&t.reward, b, ratio, gamma, from_start)).collect();
         (self.score.gradient(params, &batch.trajectories, &weights, &self.workers), largest)
     }
 

@@ -114,6 +114,27 @@ fn normalised_steps_are_as_long_as_the_step_size() {
 }
 
 #[test]
+fn n_pg_igt_balances_the_pole() {
+    let settings = toml::from_str("hidden_sizes = [32, 32]\nstep_size = 0.3").expect("TOML");
+    let env = EnvConfig { num_envs: 10, max_episode_steps: Some(200), ..EnvConfig::new("CartPole-v1") };
+    let (envs, budget) = (Registry::default(), Budget::EnvSteps(50_000));
+    let setup = Setup { seed: 1, threads: 1, env, envs, budget, histograms: false };
+    let build = AgentRegistry::default().get("n_pg_igt").expect("it is known").build;
+    let mut learner = build(&settings, &setup).expect("the settings fit");
+    // Of an iteration's ten episodes, at most 200 each.
+    let mut iterate = || {
+        let episodes = learner.step().expect("finite numbers").episodes;
+        (learner.progress().env_steps, episodes.iter().map(|episode| episode.reward).sum::<f64>() / 10.0)
+    };
+    let (mut steps, first) = iterate();
+    let mut last = first;
+    while steps < 50_000 {
+        (steps, last) = iterate();
+    }
+    assert!(first < 40.0 && last > 150.0, "{first} to {last}");
+}
+
+#[test]
 fn both_batches_of_a_hessian_aided_method_are_counted() {
     // Ten steps an episode; three for the gradient, and from the second iteration on ten for the product.
     for (name, episodes) in [("n_pg_igt", [3, 6]), ("n_harpg", [3, 16]), ("harpg", [3, 16])] {
