@@ -97,8 +97,13 @@ fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: 
             panel.chunks_exact_mut(WIDTH).zip(column).for_each(|(row, &x)| row[j] = x);
         }
     } else {
-        for (row, k) in panel.chunks_exact_mut(WIDTH).zip(start..start + depth) {
-            row[..width].copy_from_slice(&b.data()[k * b.leading() + first..][..width]);
+        for (row, k) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().zip(start..start + depth) {
+            let from = &b.data()[k * b.leading() + first..];
+            // Whole rows have a length that the compiler knows: two loads, not a call.
+            match from.first_chunk::<WIDTH>().filter(|_| width == WIDTH) {
+                Some(whole) => *row = *whole,
+                None => row[..width].copy_from_slice(&from[..width]),
+            }
         }
     }
 }
