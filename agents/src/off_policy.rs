@@ -172,7 +172,20 @@ pub struct OffPolicy<U> {
     batch: ReplayBatch,
     /// What should be said with the first report.
     warnings: Vec<String>,
+    repeated: Option<Repeated>,
 }
+
+/// Where a repeated update starts from.
+struct Repeated {
+    /// Policy and algorithm.
+    start: Snapshot,
+    stream: NumpyRng,
+    replay: ReplayBuffer,
+    grad_steps: u64,
+}
+
+/// Gradient steps of a repeated update.
+const REPEATED: u64 = 16;
 
 impl<U: Update> OffPolicy<U> {
     /// Fresh networks in fresh environments; `name` is the agent's.
@@ -206,7 +219,7 @@ impl<U: Update> OffPolicy<U> {
             config,
         };
         let update = update(&agent, &mut init);
-        Ok(OffPolicy { update, agent, replay, runner, batch: ReplayBatch::default(), warnings })
+        Ok(OffPolicy { update, agent, replay, runner, batch: ReplayBatch::default(), warnings, repeated: None })
     }
 
     /// The same with a sentence for the first report.
@@ -282,6 +295,42 @@ impl<U: Update> Learner for OffPolicy<U> {
         // By environment and time, as all agents list them.
         report.episodes.sort_by_key(|episode| episode.lane);
         Ok(report)
+    }
+
+    fn repeat_update(&mut self) -> Result<bool, LearnError> {
+        let workers = self.agent.workers.clone();
+        let repeated = match self.repeated.take() {
+            Some(repeated) => {
+                self.agent.actor.load(&repeated.start)?;
+                self.update.load(&repeated.start)?;
+                repeated
+            }
+            None => {
+                let mut replay = self.replay.clone();
+                while replay.len() < self.agent.config.batch_size.min(self.agent.config.buffer_size) {
+                    replay.add(&self.runner.step(&Even(&self.agent.actor), &workers)?);
+                }
+                let mut start = self.policy();
+                self.update.save(&mut start);
+                let (stream, grad_steps) = (self.agent.stream.clone(), self.agent.progress.grad_steps);
+                Repeated { start, stream, replay, grad_steps }
+            }
+        };
+        let OffPolicy { agent, update, batch, .. } = self;
+        agent.stream = repeated.stream.clone();
+        // What is due every so many gradient steps is due at the same ones each time.
+        let before = std::mem::replace(&mut agent.progress.grad_steps, repeated.grad_steps);
+        workers.run(|| {
+            (0..REPEATED).try_for_each(|_| {
+                repeated.replay.sample(agent.config.batch_size, &mut agent.stream, batch);
+                update.update(agent, batch)?;
+                agent.progress.grad_steps += 1;
+                Ok::<(), LearnError>(())
+            })
+        })?;
+        agent.progress.grad_steps = before + REPEATED;
+        self.repeated = Some(repeated);
+        Ok(true)
     }
 
     fn progress(&self) -> Progress {

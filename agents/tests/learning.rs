@@ -186,9 +186,11 @@ fn unknown_and_wrong_settings_are_refused_wherever_they_belong() {
 
 #[test]
 fn a_repeated_update_starts_where_the_first_did() {
-    for repeats in [2, 3] {
+    let ppo = || {
         let config = PpoConfig { common: cart_pole(), ..Default::default() };
-        let mut agent = Ppo::learner(config, &setup("CartPole-v1", 2, 10_000)).expect("the settings fit");
+        Box::new(Ppo::learner(config, &setup("CartPole-v1", 2, 10_000)).expect("the settings fit")) as Box<dyn Learner>
+    };
+    for (repeats, mut agent) in [(2, ppo()), (3, ppo()), (2, pendulum(AGENTS[7])), (3, pendulum(AGENTS[10]))] {
         let mut after = |repeats: usize| {
             (0..repeats).for_each(|_| assert!(agent.repeat_update().expect("finite numbers")));
             agent.policy()
