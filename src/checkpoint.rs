@@ -3,10 +3,15 @@
 //! A checkpoint is a folder `checkpoints/00204800/` with `manifest.json` and `learner.safetensors`. It is written under a
 //! temporary name, synced and renamed. The manifest carries the hash of everything beside it and of itself, and the length of
 //! every log at that moment, so that a resumed run can cut them back.
+//!
+//! Replay buffers lie beside the checkpoints, as segments `buffer/replay-000000000000-000000050000.bin` of rows that never change:
+//! a checkpoint writes the rows that have come since the last one and lists the segments that it needs. Checkpoints share them;
+//! a segment that none lists is removed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,10 +20,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::agents::learner::{Array, Progress, Snapshot};
+use crate::agents::rows::Rows;
 use crate::error::bad_input;
 
 /// The layout of manifests; a reader refuses any other.
 const FORMAT: u32 = 2;
+
+/// Rows of a segment at most, and those below which it is written again together with the next.
+const SEGMENT: u64 = 1 << 16;
+const SMALL: u64 = 1 << 14;
 
 /// What a checkpoint says beside the learner's arrays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +49,9 @@ pub struct Manifest {
     pub logs: BTreeMap<String, u64>,
     /// Hash and length of the files beside the manifest.
     pub files: BTreeMap<String, FileHash>,
+    /// The learner's replay buffers, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: BTreeMap<String, StoredRows>,
     /// The learner's counters and streams.
     pub learner: serde_json::Map<String, serde_json::Value>,
     /// SHA-256 of the manifest's text with this left empty.
@@ -74,6 +87,32 @@ pub struct FileHash {
     pub sha256: String,
 }
 
+/// Where rows lie on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoredRows {
+    /// Length of a row.
+    pub width: usize,
+    /// Most rows that are held.
+    pub capacity: usize,
+    /// Rows ever added; the last of them, as many as there is capacity for, are in the segments.
+    pub added: u64,
+    /// In order, without gaps. The first may begin with rows that have fallen away.
+    pub segments: Vec<Segment>,
+}
+
+/// A file of rows in `buffer/`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Its name.
+    pub file: String,
+    /// Number of its first row.
+    pub first: u64,
+    /// Number of the row after its last.
+    pub end: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
 impl Manifest {
     /// A manifest of this library; files and learner state are filled in by [`write`].
     pub fn new(
@@ -92,6 +131,7 @@ impl Manifest {
             run,
             logs,
             files: BTreeMap::new(),
+            rows: BTreeMap::new(),
             learner: serde_json::Map::new(),
             sha256: String::new(),
         }
@@ -109,6 +149,10 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
             fs::remove_dir_all(&temporary)?;
         }
         fs::create_dir(&temporary)?;
+        let last = positions(run).last().and_then(|&position| listed_rows(run, position).ok()).unwrap_or_default();
+        for (name, rows) in &snapshot.rows {
+            manifest.rows.insert(name.clone(), write_rows(run, name, rows, last.get(name))?);
+        }
         let arrays = to_safetensors(snapshot, None)?;
         manifest.files.insert("learner.safetensors".into(), hash(&arrays));
         manifest.learner = snapshot.state.clone();
@@ -153,7 +197,7 @@ pub fn read_policy(path: &Path) -> Result<(Snapshot, Progress)> {
     let damaged = |e: serde_json::Error| bad(format!("its metadata is damaged: {e}"));
     let state = serde_json::from_str(part("state")?).map_err(damaged)?;
     let progress = serde_json::from_str(part("progress")?).map_err(damaged)?;
-    Ok((Snapshot { arrays, state }, progress))
+    Ok((Snapshot { arrays, state, ..Default::default() }, progress))
 }
 
 /// Writes a file that is whole or absent: temporary name, sync, rename. Folders on the way are made.
@@ -179,7 +223,7 @@ pub fn positions(run: &Path) -> Vec<u64> {
 ///
 /// # Errors
 /// A file that is missing, truncated or altered, in a sentence; [`BadInput`](crate::BadInput) for a manifest of another layout.
-pub fn read(run: &Path, position: u64) -> Result<(Manifest, Snapshot)> {
+pub fn read(run: &Path, position: u64, part: Part) -> Result<(Manifest, Snapshot)> {
     let place = folder(run, position);
     let read =
         |name: &str| fs::read(place.join(name)).with_context(|| format!("reading {}", place.join(name).display()));
@@ -208,8 +252,106 @@ pub fn read(run: &Path, position: u64) -> Result<(Manifest, Snapshot)> {
         expected.bytes
     );
     ensure!(hash(&arrays) == *expected, "{} does not have the hash of its manifest: it was altered", file.display());
-    let snapshot = Snapshot { arrays: from_safetensors(&arrays)?, state: manifest.learner.clone() };
+    let mut snapshot =
+        Snapshot { arrays: from_safetensors(&arrays)?, state: manifest.learner.clone(), ..Default::default() };
+    if part == Part::Whole {
+        for (name, stored) in &manifest.rows {
+            snapshot.rows.insert(name.clone(), read_rows(run, stored)?);
+        }
+    }
     Ok((manifest, snapshot))
+}
+
+/// How much of a checkpoint is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything: what going on needs.
+    Whole,
+    /// Everything but replay buffers: what acting needs.
+    Policy,
+}
+
+/// Writes the rows that the segments of `last`, an earlier checkpoint, do not hold yet; returns where all of them lie.
+fn write_rows(run: &Path, name: &str, rows: &Rows, last: Option<&StoredRows>) -> Result<StoredRows> {
+    let (held, bytes) = (rows.held(), 4 * rows.width() as u64);
+    let there = |segment: &&Segment| {
+        let len = fs::metadata(run.join("buffer").join(&segment.file)).map(|file| file.len());
+        segment.end > held.start
+            && segment.end <= held.end
+            && len.is_ok_and(|len| len == (segment.end - segment.first) * bytes)
+    };
+    let known = last.filter(|last| last.width == rows.width());
+    let mut segments: Vec<Segment> = known.map_or(vec![], |last| last.segments.iter().filter(there).cloned().collect());
+    // One that is missing would leave a gap; then everything is written anew.
+    let whole = segments.windows(2).all(|pair| pair[0].end == pair[1].first);
+    if !whole || segments.first().is_some_and(|first| first.first > held.start) {
+        segments.clear();
+    }
+    while segments.last().is_some_and(|last| last.end - last.first < SMALL && last.first >= held.start) {
+        segments.pop();
+    }
+    let mut next = segments.last().map_or(held.start, |last| last.end);
+    while next < held.end {
+        let range = next..held.end.min(next + SEGMENT);
+        next = range.end;
+        segments.push(write_segment(run, name, rows, range)?);
+    }
+    Ok(StoredRows { width: rows.width(), capacity: rows.capacity(), added: held.end, segments })
+}
+
+/// Writes some rows as a file that is whole or absent.
+fn write_segment(run: &Path, name: &str, rows: &Rows, range: Range<u64>) -> Result<Segment> {
+    let folder = run.join("buffer");
+    let file = format!("{name}-{:012}-{:012}.bin", range.start, range.end);
+    let (place, temporary) = (folder.join(&file), folder.join(format!("{file}.tmp")));
+    let mut sha = Sha256::new();
+    let mut attempt = || -> Result<()> {
+        fs::create_dir_all(&folder)?;
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        for piece in rows.pieces(range.clone()) {
+            let bytes: &[u8] = bytemuck::cast_slice(piece);
+            sha.update(bytes);
+            out.write_all(bytes)?;
+        }
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&temporary, &place)?;
+        Ok(File::open(&folder)?.sync_all()?)
+    };
+    attempt().with_context(|| format!("writing {}", place.display()))?;
+    Ok(Segment { file, first: range.start, end: range.end, sha256: hex(&sha.finalize()) })
+}
+
+/// Reads and verifies the segments of a checkpoint.
+fn read_rows(run: &Path, stored: &StoredRows) -> Result<Rows> {
+    let mut rows = Rows::filled(stored.width, stored.capacity, stored.added);
+    let held = rows.held();
+    let mut next = held.start;
+    for segment in &stored.segments {
+        let path = run.join("buffer").join(&segment.file);
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            bytes.len() as u64 == (segment.end - segment.first) * 4 * stored.width as u64
+                && hash(&bytes).sha256 == segment.sha256,
+            "{} does not have the length and hash of its manifest: it was altered",
+            path.display()
+        );
+        let mut row = vec![0.0; stored.width];
+        for (n, bytes) in (segment.first..segment.end).zip(bytes.chunks_exact(4 * stored.width)) {
+            if n == next {
+                row.iter_mut().zip(bytes.as_chunks().0).for_each(|(x, bytes)| *x = f32::from_le_bytes(*bytes));
+                rows.fill(n, &row);
+                next += 1;
+            }
+        }
+    }
+    ensure!(next == held.end, "the segments in {} end with row {next} of {}", run.join("buffer").display(), held.end);
+    Ok(rows)
+}
+
+/// The rows that the manifest of a checkpoint lists.
+fn listed_rows(run: &Path, position: u64) -> Result<BTreeMap<String, StoredRows>> {
+    let manifest: Manifest = serde_json::from_slice(&fs::read(folder(run, position).join("manifest.json"))?)?;
+    Ok(manifest.rows)
 }
 
 /// Sets a damaged checkpoint aside, under a name that is not read again.
@@ -225,7 +367,8 @@ pub fn set_aside(run: &Path, position: u64) -> Result<()> {
     attempt().with_context(|| format!("setting {} aside", place.display()))
 }
 
-/// Removes all checkpoints but the last `keep` and the one at `best`, and leftovers of interrupted writing.
+/// Removes all checkpoints but the last `keep` and the one at `best`, leftovers of interrupted writing, and segments of replay
+/// buffers that no checkpoint lists.
 pub fn rotate(run: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let all = positions(run);
     for &position in &all[..all.len().saturating_sub(keep)] {
@@ -236,6 +379,19 @@ pub fn rotate(run: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     for entry in fs::read_dir(run.join("checkpoints"))?.flatten() {
         if entry.file_name().to_string_lossy().ends_with(".tmp") {
             fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let buffer = run.join("buffer");
+    if buffer.exists() {
+        let mut listed = BTreeSet::new();
+        for position in positions(run) {
+            let rows = listed_rows(run, position)?;
+            listed.extend(rows.into_values().flat_map(|rows| rows.segments).map(|segment| segment.file));
+        }
+        for entry in fs::read_dir(&buffer)?.flatten() {
+            if !listed.contains(entry.file_name().to_string_lossy().as_ref()) {
+                fs::remove_file(entry.path())?;
+            }
         }
     }
     Ok(())
@@ -253,8 +409,11 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn hash(bytes: &[u8]) -> FileHash {
-    let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    FileHash { bytes: bytes.len() as u64, sha256 }
+    FileHash { bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn to_safetensors(snapshot: &Snapshot, metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>> {
@@ -316,10 +475,72 @@ mod tests {
     fn what_is_written_is_read() {
         let run = run_folder("round-trip");
         write_at(&run, 300);
-        let (manifest, read_back) = read(&run, 300).expect("it is whole");
+        let (manifest, read_back) = read(&run, 300, Part::Whole).expect("it is whole");
         assert_eq!(read_back, snapshot(300.0));
         assert_eq!(manifest.run_file, "seed = 1");
         assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
+    }
+
+    /// A checkpoint at `added` with a buffer of 40,000 rows of `[n, −n]`, of which `added` have come.
+    fn write_buffer(run: &Path, added: u64) -> Vec<String> {
+        let mut rows = Rows::new(2, 40_000);
+        (0..added).for_each(|n| rows.push().copy_from_slice(&[n as f32, -(n as f32)]));
+        let mut snapshot = snapshot(1.0);
+        snapshot.rows.insert("replay".into(), rows);
+        let manifest =
+            Manifest::new("seed = 1".into(), added, Progress::default(), RunState::default(), BTreeMap::new());
+        write(run, manifest, &snapshot).expect("written");
+        let (manifest, read_back) = read(run, added, Part::Whole).expect("it is whole");
+        assert!(read_back == snapshot);
+        assert!(read(run, added, Part::Policy).expect("it is whole").1.rows.is_empty());
+        manifest.rows["replay"].segments.iter().map(|segment| segment.file.replace("000000000000", "0")).collect()
+    }
+
+    #[test]
+    fn a_buffer_is_written_once_and_shared_by_checkpoints() {
+        let run = run_folder("segments");
+        // Less than 16,384 rows are written again with the next ones.
+        assert_eq!(write_buffer(&run, 10_000), ["replay-0-000000010000.bin"]);
+        assert_eq!(write_buffer(&run, 30_000), ["replay-0-000000030000.bin"]);
+        let first = run.join("buffer/replay-000000000000-000000030000.bin");
+        let modified = || fs::metadata(&first).and_then(|file| file.modified()).expect("it is there");
+        let before = modified();
+        let second = "replay-000000030000-000000060000.bin";
+        assert_eq!(write_buffer(&run, 60_000), ["replay-0-000000030000.bin", second]);
+        assert_eq!(modified(), before, "it is not written again");
+        // 110,000 rows in all: of the first segments nothing is held any more.
+        let large = "replay-000000070000-000000110000.bin";
+        assert_eq!(write_buffer(&run, 110_000), [large]);
+
+        let files = || {
+            let entries = fs::read_dir(run.join("buffer")).expect("a folder").flatten();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        fs::write(run.join("buffer/replay-x.bin.tmp"), "half").expect("writable");
+        rotate(&run, 1, Some(60_000)).expect("rotated");
+        assert_eq!(files(), ["replay-000000000000-000000030000.bin", second, large]);
+        read(&run, 60_000, Part::Whole).expect("the best is whole");
+        rotate(&run, 1, None).expect("rotated");
+        assert_eq!(files(), [large]);
+    }
+
+    #[test]
+    fn a_segment_that_is_missing_is_written_anew_and_a_damaged_one_is_noticed() {
+        let run = run_folder("segment-damage");
+        write_buffer(&run, 20_000);
+        write_buffer(&run, 40_000);
+        let first = run.join("buffer/replay-000000000000-000000020000.bin");
+        fs::remove_file(&first).expect("removed");
+        assert!(format!("{:#}", read(&run, 40_000, Part::Whole).expect_err("refused")).starts_with("reading "));
+        assert_eq!(write_buffer(&run, 50_000), ["replay-000000010000-000000050000.bin"]);
+        let file = run.join("buffer/replay-000000010000-000000050000.bin");
+        let mut bytes = fs::read(&file).expect("it is there");
+        bytes[9] ^= 1;
+        fs::write(&file, bytes).expect("writable");
+        assert!(format!("{:#}", read(&run, 50_000, Part::Whole).expect_err("refused")).ends_with("it was altered"));
     }
 
     #[test]
@@ -330,11 +551,11 @@ mod tests {
         let mut bytes = fs::read(&file).expect("it is there");
         *bytes.last_mut().expect("not empty") ^= 1;
         fs::write(&file, &bytes).expect("writable");
-        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).ends_with("it was altered"));
+        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).ends_with("it was altered"));
         fs::write(&file, &bytes[1..]).expect("writable");
-        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).ends_with("it was truncated"));
+        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).ends_with("it was truncated"));
         fs::write(folder(&run, 1).join("manifest.json"), "{").expect("writable");
-        assert!(format!("{:#}", read(&run, 1).expect_err("refused")).contains("manifest.json is damaged"));
+        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).contains("manifest.json is damaged"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
-use crate::checkpoint::{self, Manifest, RunState};
+use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
 use crate::run_file::RunFile;
@@ -127,7 +127,7 @@ fn check_holds_run(dir: &Path) -> Result<()> {
 
 /// Whether the last whole checkpoint in `dir`, begun as `before`, leaves `run` nothing to do.
 pub fn is_finished(run: &RunFile, before: &RunFile, dir: &Path) -> Result<bool> {
-    Ok(last_whole(dir)?.is_some_and(|(manifest, _)| {
+    Ok(last_whole(dir, Part::Policy)?.is_some_and(|(manifest, _)| {
         let stopped = manifest.run.stopped && run.eval.stop_at == before.eval.stop_at;
         stopped || run.budget.spent(&manifest.progress) >= 1.0
     }))
@@ -191,7 +191,7 @@ impl Training {
     pub fn resume(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Training> {
         check_holds_run(dir)?;
         let lock = hold(dir)?;
-        let Some((mut manifest, snapshot)) = last_whole(dir)? else {
+        let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole)? else {
             let run = read_run(dir, patches, bregman)?;
             run.check_resumes(&read_run(dir, &[], bregman)?)?;
             let learner = build(&run, bregman)?;
@@ -401,10 +401,10 @@ fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
 }
 
 /// The last checkpoint that is whole. Damaged ones are named and set aside.
-pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
+pub fn last_whole(dir: &Path, part: Part) -> Result<Option<(Manifest, Snapshot)>> {
     let positions = checkpoint::positions(dir);
     for &position in positions.iter().rev() {
-        match checkpoint::read(dir, position) {
+        match checkpoint::read(dir, position, part) {
             Ok(found) => return Ok(Some(found)),
             // Whole, but not for this version.
             Err(error) if error.is::<BadInput>() => return Err(error),
@@ -426,15 +426,18 @@ pub fn last_whole(dir: &Path) -> Result<Option<(Manifest, Snapshot)>> {
 /// # Errors
 /// [`BadInput`]: there is none, or the name is none of these.
 pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<u64> {
+    // A policy is part of what the learner saves, under the same names.
+    let mut whole = learner.save();
     if !name.ends_with(".safetensors") {
         let (manifest, snapshot) = find_checkpoint(dir, name)?;
-        learner.load(&snapshot)?;
+        let policy = learner.policy();
+        whole.arrays.extend(snapshot.arrays.into_iter().filter(|(name, _)| policy.arrays.contains_key(name)));
+        whole.state.extend(snapshot.state.into_iter().filter(|(name, _)| policy.state.contains_key(name)));
+        learner.load(&whole)?;
         return Ok(manifest.progress.env_steps);
     }
     let path = Some(dir.join(name)).filter(|path| path.is_file()).unwrap_or_else(|| name.into());
     let (policy, progress) = checkpoint::read_policy(&path)?;
-    // A policy is part of what the learner saves, under the same names.
-    let mut whole = learner.save();
     let foreign = policy.arrays.keys().find(|name| !whole.arrays.contains_key(*name));
     if let Some(foreign) = foreign {
         bad_input!("{}: this run's agent has no `{foreign}`", path.display());
@@ -445,20 +448,22 @@ pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<
     Ok(progress.env_steps)
 }
 
-/// The checkpoint called `name`: `last`, `best`, or a position.
+/// The checkpoint called `name`: `last`, `best`, or a position; without replay buffers.
 ///
 /// # Errors
 /// [`BadInput`]: there is none, or the name is none of these.
 pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
-    let Some((last, snapshot)) = last_whole(dir)? else {
+    let Some((last, snapshot)) = last_whole(dir, Part::Policy)? else {
         bad_input!("{} has no checkpoint yet", dir.display());
     };
     match (name, last.run.best) {
         ("last", _) => Ok((last, snapshot)),
-        ("best", Some((_, position))) => checkpoint::read(dir, position),
+        ("best", Some((_, position))) => checkpoint::read(dir, position, Part::Policy),
         ("best", None) => bad_input!("{} was never evaluated, so no checkpoint is the best", dir.display()),
         (position, _) => match position.parse() {
-            Ok(position) if checkpoint::positions(dir).contains(&position) => checkpoint::read(dir, position),
+            Ok(position) if checkpoint::positions(dir).contains(&position) => {
+                checkpoint::read(dir, position, Part::Policy)
+            }
             _ => {
                 let there: Vec<String> = checkpoint::positions(dir).iter().map(u64::to_string).collect();
                 bad_input!(

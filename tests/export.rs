@@ -62,8 +62,7 @@ fn chain(dir: &Path) -> PolicyChain {
     let bregman = Bregman::default();
     let run = bregman::train::read_run(dir, &[], &bregman).expect("a run");
     let mut learner = bregman::train::build(&run, &bregman).expect("a learner");
-    let (_, snapshot) = bregman::train::find_checkpoint(dir, "last").expect("a checkpoint");
-    learner.load(&snapshot).expect("it fits");
+    bregman::train::load_policy(dir, "last", learner.as_mut()).expect("it fits");
     learner.policy_chain().expect("it can be exported")
 }
 

@@ -10,6 +10,7 @@ use bregman_envs::{EnvConfig, EnvError, Episode};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::PolicyChain;
+use crate::rows::Rows;
 
 /// One agent in training.
 pub trait Learner: Send {
@@ -167,9 +168,11 @@ impl Evaluation {
     }
 }
 
-/// A saved state: named arrays for the large things, JSON for counters and random streams.
+/// A saved state: named arrays for the large things, rows for what only grows, JSON for counters and random streams.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
+    /// Replay buffers, shared with the learner.
+    pub rows: BTreeMap<String, Rows>,
     /// Parameters, moments, statistics, environment states.
     pub arrays: BTreeMap<String, Array>,
     /// Counters and streams.

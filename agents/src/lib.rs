@@ -32,6 +32,7 @@ pub mod registry;
 pub mod replay;
 pub mod returns;
 pub mod rollout;
+pub mod rows;
 pub mod sac;
 pub mod score;
 pub mod soft;

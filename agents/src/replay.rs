@@ -7,25 +7,19 @@
 use bregman_envs::Outcome;
 use bregman_envs::rng::NumpyRng;
 
-use crate::learner::{Array, LearnError, Snapshot};
+use crate::learner::{LearnError, Snapshot};
 use crate::rollout::Steps;
+use crate::rows::Rows;
 
-/// Rows that are kept together.
-const CHUNK: usize = 4096;
-
-/// The last `capacity` transitions. Rows are numbered in the order in which they came, from the run's first.
-///
-/// A row is `obs`, `action`, `next_obs`, reward and ends. Memory is taken in pieces of 4096 rows as they come, until there is
-/// enough for all; from then on the oldest piece is written anew.
+/// The last `capacity` transitions. A row is `obs`, `action`, `next_obs`, reward and ends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplayBuffer {
-    capacity: usize,
     obs_dim: usize,
     action_len: usize,
     returns: Returns,
-    chunks: Vec<Vec<f32>>,
-    /// Rows ever added.
-    added: u64,
+    rows: Rows,
+    /// First rows after environments were restarted, which do not follow on those before; none that have fallen away.
+    cuts: Vec<u64>,
 }
 
 /// How rows become returns.
@@ -69,36 +63,23 @@ impl ReplayBatch {
 impl ReplayBuffer {
     /// For the last `capacity` transitions; at least those of one step of every environment.
     pub fn new(capacity: usize, obs_dim: usize, action_len: usize, returns: Returns) -> ReplayBuffer {
-        let capacity = capacity.max(returns.num_envs);
-        ReplayBuffer { capacity, obs_dim, action_len, returns, chunks: Vec::new(), added: 0 }
+        let rows = Rows::new(2 * obs_dim + action_len + 2, capacity.max(returns.num_envs));
+        ReplayBuffer { obs_dim, action_len, returns, rows, cuts: Vec::new() }
     }
 
     /// Transitions held.
     pub fn len(&self) -> usize {
-        self.added.min(self.capacity as u64) as usize
+        let held = self.rows.held();
+        (held.end - held.start) as usize
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.added == 0
-    }
-
-    /// Length of a row.
-    fn width(&self) -> usize {
-        2 * self.obs_dim + self.action_len + 2
-    }
-
-    /// The place of a row: its chunk, and where it starts there.
-    fn place(&self, row: u64) -> (usize, usize) {
-        let (chunk, at) = (row / CHUNK as u64, row as usize % CHUNK);
-        // One chunk more than the capacity fills: the newest rows share one, wherever they start in it.
-        ((chunk % (self.capacity.div_ceil(CHUNK) as u64 + 1)) as usize, at * self.width())
+        self.rows.held().is_empty()
     }
 
     fn row(&self, row: u64) -> Row<'_> {
-        let (chunk, at) = self.place(row);
-        let data = &self.chunks[chunk][at..at + self.width()];
-        let (obs, rest) = data.split_at(self.obs_dim);
+        let (obs, rest) = self.rows.row(row).split_at(self.obs_dim);
         let (action, rest) = rest.split_at(self.action_len);
         let (next_obs, rest) = rest.split_at(self.obs_dim);
         Row { obs, action, next_obs, reward: rest[0], ends: rest[1] }
@@ -106,37 +87,29 @@ impl ReplayBuffer {
 
     /// Takes in one step of every environment, the oldest rows giving way.
     pub fn add(&mut self, steps: &Steps) {
-        let width = self.width();
         let rows = steps.obs.chunks_exact(self.obs_dim).zip(steps.next_obs.chunks_exact(self.obs_dim));
         let actions = steps.action.chunks_exact(self.action_len);
         for (((obs, next_obs), action), outcome) in rows.zip(actions).zip(&steps.outcome) {
-            let (chunk, at) = self.place(self.added);
-            if chunk == self.chunks.len() {
-                self.chunks.push(vec![0.0; CHUNK * width]);
-            }
-            let row = &mut self.chunks[chunk][at..at + width];
             let parts = [obs, action, next_obs, &[outcome.reward as f32, ends(outcome)]];
-            row.iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
-            self.added += 1;
+            self.rows.push().iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
+        }
+        if !self.cuts.is_empty() {
+            let oldest = self.rows.held().start;
+            self.cuts.retain(|&cut| cut > oldest);
         }
     }
 
     /// Says that the environments were restarted: the next rows do not follow on the last.
     pub fn cut(&mut self) {
-        let last = self.len().min(self.returns.num_envs) as u64;
-        for row in self.added - last..self.added {
-            let (chunk, at) = self.place(row);
-            let ends = &mut self.chunks[chunk][at + 2 * self.obs_dim + self.action_len + 1];
-            *ends = ends.max(TRUNCATED);
-        }
+        self.cuts.push(self.rows.held().end);
     }
 
     /// Draws `batch_size` rows with replacement into `batch`.
     pub fn sample(&self, batch_size: usize, rng: &mut NumpyRng, batch: &mut ReplayBatch) {
         batch.resize(batch_size, self.obs_dim, self.action_len);
-        let oldest = self.added - self.len() as u64;
+        let (oldest, len) = (self.rows.held().start, self.len());
         for i in 0..batch_size {
-            self.gather(oldest + rng.below(self.len()) as u64, i, batch);
+            self.gather(oldest + rng.below(len) as u64, i, batch);
         }
     }
 
@@ -150,7 +123,8 @@ impl ReplayBuffer {
         let (mut last, mut next) = (first, row + num_envs as u64);
         let (mut reward, mut discount) = (last.reward, gamma);
         for _ in 1..steps {
-            if last.ends > 0.0 || next >= self.added {
+            let restarted = self.cuts.iter().any(|&cut| row < cut && cut <= next);
+            if last.ends > 0.0 || next >= self.rows.held().end || restarted {
                 break;
             }
             last = self.row(next);
@@ -163,32 +137,23 @@ impl ReplayBuffer {
         batch.next_obs[of(self.obs_dim)].copy_from_slice(last.next_obs);
     }
 
-    /// Puts all rows into a snapshot.
+    /// Puts all rows into a snapshot, shared and not copied.
     pub fn save(&self, snapshot: &mut Snapshot) {
-        let mut rows = Vec::with_capacity(self.len() * self.width());
-        for row in self.added - self.len() as u64..self.added {
-            let (chunk, at) = self.place(row);
-            rows.extend_from_slice(&self.chunks[chunk][at..at + self.width()]);
-        }
-        snapshot.put("replay", Array::F32(rows));
-        snapshot.state.insert("replay".into(), self.added.into());
+        snapshot.rows.insert("replay".into(), self.rows.clone());
+        snapshot.state.insert("replay_cuts".into(), self.cuts.clone().into());
     }
 
     /// Takes all rows from a snapshot.
     pub fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
-        let added: u64 = snapshot.get("replay")?;
-        let (len, width) = (added.min(self.capacity as u64), self.width());
-        let mut rows = vec![0.0; len as usize * width];
-        snapshot.f32_into("replay", &mut rows)?;
-        self.chunks.clear();
-        // Chunks that were filled and left again come back empty.
-        let used = added.div_ceil(CHUNK as u64).min(self.capacity.div_ceil(CHUNK) as u64 + 1);
-        self.chunks.resize_with(used as usize, || vec![0.0; CHUNK * width]);
-        for (row, data) in (added - len..added).zip(rows.chunks_exact(width)) {
-            let (chunk, at) = self.place(row);
-            self.chunks[chunk][at..at + width].copy_from_slice(data);
+        let shape = |rows: &Rows| format!("{} rows of {}", rows.capacity(), rows.width());
+        let missing = || LearnError::Snapshot("`replay` is missing".into());
+        let rows = snapshot.rows.get("replay").ok_or_else(missing)?;
+        if shape(rows) != shape(&self.rows) {
+            let sentence = format!("`replay` should be {} and is {}", shape(&self.rows), shape(rows));
+            return Err(LearnError::Snapshot(sentence));
         }
-        self.added = added;
+        self.rows = rows.clone();
+        self.cuts = snapshot.get("replay_cuts")?;
         Ok(())
     }
 }
@@ -247,7 +212,7 @@ mod tests {
         // Far more rows than the buffer holds, over the seams of chunks.
         let mut buffer = ReplayBuffer::new(4, 1, 1, ONE_STEP);
         for last in [3, 4096, 4098, 20_000] {
-            (buffer.added..=last).for_each(|i| buffer.add(&step(i as f32, false, false)));
+            (buffer.rows.held().end..=last).for_each(|i| buffer.add(&step(i as f32, false, false)));
             let mut batch = ReplayBatch::default();
             buffer.sample(8000, &mut NumpyRng::new(3), &mut batch);
             let mut counts = [0; 4];
@@ -258,7 +223,6 @@ mod tests {
             assert!(counts.iter().all(|&n: &i32| (n - 2000).abs() < 200), "{counts:?}");
             assert_eq!((buffer.len(), batch.len()), (4, 8000));
         }
-        assert_eq!(buffer.chunks.len(), 2);
     }
 
     #[test]
@@ -293,7 +257,9 @@ mod tests {
         (0..4).for_each(|i| cut.add(&step(i as f32, false, false)));
         cut.cut();
         (4..6).for_each(|i| cut.add(&step(i as f32, false, false)));
-        assert_eq!(returns(&cut, 2), (3.5, 0.25, 3.5));
+        assert_eq!((returns(&cut, 2), returns(&cut, 4)), ((3.5, 0.25, 3.5), (6.5, 0.25, 5.5)));
+        (6..14).for_each(|i| cut.add(&step(i as f32, false, false)));
+        assert_eq!(cut.cuts, [0; 0], "the rows before it have fallen away");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod common;
 use bregman_agents::critics::{Judge, TwinCritics};
 use bregman_agents::fma_pg::{Divergence, FmaPg, FmaPgConfig, Representation};
 use bregman_agents::inner::{InnerConfig, InnerOptimizer};
-use bregman_agents::learner::{Array, Budget, LearnError, Learner, Setup};
+use bregman_agents::learner::{Budget, LearnError, Learner, Setup};
 use bregman_agents::mdpo::{Mdpo, MdpoConfig, StepSizeSchedule};
 use bregman_agents::mdpo_off::{CriticForm, MdpoOff, MdpoOffConfig};
 use bregman_agents::off_policy::{self, OffPolicy, OffPolicyConfig};
@@ -411,9 +411,8 @@ fn stored_actions_are_in_units_of_their_bounds_from_the_first_one_on() {
     let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup).expect("the settings fit");
     sac.step().expect("finite numbers");
     let snapshot = sac.save();
-    let Some(Array::F32(rows)) = snapshot.arrays.get("replay") else { panic!("the buffer is saved") };
-    let actions: Vec<f32> =
-        rows.chunks_exact(348 + 17 + 348 + 2).flat_map(|row| &row[348..348 + 17]).copied().collect();
+    let rows = &snapshot.rows["replay"];
+    let actions: Vec<f32> = rows.held().flat_map(|n| &rows.row(n)[348..348 + 17]).copied().collect();
     assert_eq!(actions.len(), 30 * 17);
     for actions in actions.chunks(10 * 17) {
         let largest = actions.iter().fold(0.0, |largest: f32, a| largest.max(a.abs()));
