@@ -7,6 +7,7 @@ pub mod actor_critic;
 pub mod baseline;
 pub mod check;
 pub mod critics;
+pub mod dataset;
 pub mod dist;
 pub mod evaluate;
 pub mod exact;

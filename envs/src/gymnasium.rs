@@ -8,9 +8,9 @@
 //! `flatten`. Actions get the shape and type of their space, and outside a box they are sent as they are.
 
 mod film;
-mod interpreter;
+pub(crate) mod interpreter;
 mod spaces;
-mod trouble;
+pub(crate) mod trouble;
 
 use std::path::Path;
 
@@ -55,6 +55,30 @@ pub fn registered_ids() -> Result<Vec<String>, EnvError> {
     interpreter::start()?;
     interpreter::attach(|py| {
         trouble::ids(py).map_err(|e| Trouble::from(e).at(py, "gymnasium", "while its ids were listed"))
+    })
+}
+
+/// Gymnasium's own description of an environment, JSON, with the run file's arguments and time limit in it.
+///
+/// # Errors
+/// No Python or no Gymnasium, or an id that it does not know.
+pub fn spec_json(config: &EnvConfig) -> Result<String, EnvError> {
+    interpreter::start()?;
+    interpreter::attach(|py| {
+        let gymnasium =
+            py.import("gymnasium").map_err(|e| Trouble::from(e).at(py, &config.id, "while it was looked up"))?;
+        let spec = gymnasium.call_method1("spec", (&config.id,)).map_err(|e| trouble::of_make(py, config, &[], e))?;
+        let describe = || -> Result<String, Trouble> {
+            let spec = py.import("copy")?.call_method1("deepcopy", (spec,))?;
+            for (key, value) in &config.kwargs {
+                spec.getattr("kwargs")?.set_item(key, to_python(py, key, value)?)?;
+            }
+            if let Some(limit) = config.max_episode_steps {
+                spec.setattr("max_episode_steps", limit)?;
+            }
+            Ok(spec.call_method0("to_json")?.extract()?)
+        };
+        describe().map_err(|trouble| trouble.at(py, &config.id, "while it was described"))
     })
 }
 

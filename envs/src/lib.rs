@@ -4,6 +4,8 @@
 //! part of the library that knows that environments restart. Environments come from a [`Registry`] by id, native where
 //! there is a Rust version, through Python's Gymnasium otherwise.
 //!
+//! [`hdf5`] reads and writes the files of datasets, since it shares the interpreter with Gymnasium.
+//!
 //! Deliberately absent: tensors, learning, clocks and the console.
 
 mod arithmetic;
@@ -12,6 +14,7 @@ pub mod closed_form;
 mod env;
 mod error;
 pub mod gymnasium;
+pub mod hdf5;
 mod kwargs;
 mod lane;
 mod mujoco;

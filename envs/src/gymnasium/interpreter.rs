@@ -19,21 +19,37 @@ use pyo3::{ffi, types::PyModule};
 use super::trouble::describe;
 use crate::EnvError;
 
-/// Starts Python and imports Gymnasium, once; a failure is remembered. Not to be called while attached to Python.
-pub(super) fn start() -> Result<(), EnvError> {
+/// Starts Python, once; a failure is remembered. Not to be called while attached to Python.
+pub(crate) fn python() -> Result<(), EnvError> {
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
         launch()?;
         Python::attach(|py| {
-            prepare(py)
+            prepare(py).map_err(|e| format!("Python cannot be used as {} ({})", executable(py), describe(py, &e)))
+        })
+    });
+    started.clone().map_err(missing)
+}
+
+/// Starts Python and imports Gymnasium, once; a failure is remembered. Not to be called while attached to Python.
+pub(super) fn start() -> Result<(), EnvError> {
+    static IMPORTED: OnceLock<Result<(), String>> = OnceLock::new();
+    python()?;
+    let imported = IMPORTED.get_or_init(|| {
+        Python::attach(|py| {
+            import_gymnasium(py)
                 .map_err(|e| format!("Gymnasium cannot be imported into {} ({})", executable(py), describe(py, &e)))
         })
     });
-    started.clone().map_err(|what| EnvError::PythonMissing(format!("{what}; `scripts/setup` mends it")))
+    imported.clone().map_err(missing)
+}
+
+fn missing(what: String) -> EnvError {
+    EnvError::PythonMissing(format!("{what}; `scripts/setup` mends it"))
 }
 
 /// Runs `work` with Python's global lock.
-pub(super) fn attach<R>(work: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
+pub(crate) fn attach<R>(work: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
     thread_local!(static KNOWN: Cell<bool> = const { Cell::new(false) });
     // Python forgets a thread that lets go of the lock, unless it asked twice, and making its record anew at every call
     // costs a quarter of a step of HalfCheetah. The record is not given back at the thread's end: such threads are
@@ -49,7 +65,7 @@ pub(super) fn attach<R>(work: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
 }
 
 /// The Python whose packages the program uses, for messages.
-pub(super) fn executable(py: Python<'_>) -> String {
+pub(crate) fn executable(py: Python<'_>) -> String {
     let path = py.import("sys").and_then(|sys| sys.getattr("executable")?.extract::<String>());
     path.ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "python".into())
 }
@@ -134,6 +150,10 @@ fn prepare(py: Python<'_>) -> PyResult<()> {
     for name in ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"] {
         environ.call_method1("setdefault", (name, "1"))?;
     }
+    Ok(())
+}
+
+fn import_gymnasium(py: Python<'_>) -> PyResult<()> {
     py.import("gymnasium")?;
     // Only now, so that a `random.py` lying about cannot take the place of what Gymnasium itself imports.
     py.import("sys")?.getattr("path")?.call_method1("insert", (0, ""))?;

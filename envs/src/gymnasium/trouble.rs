@@ -43,7 +43,7 @@ impl Trouble {
 }
 
 /// `ValueError: what it says`.
-pub(super) fn describe(py: Python<'_>, error: &PyErr) -> String {
+pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> String {
     let class = error.get_type(py);
     let name = class.fully_qualified_name().map_or_else(|_| "an exception".into(), |name| name.to_string());
     match message(py, error) {
