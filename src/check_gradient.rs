@@ -45,6 +45,7 @@ pub fn run(args: &CheckArgs, bregman: &Bregman) -> Result<bool> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         env,
         envs: bregman.envs.clone(),
+        dataset: None,
         budget: Budget::EnvSteps(1),
         histograms: false,
     };

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::agents::scores::Reference;
 use crate::check_gradient::{self, CheckArgs};
 use crate::compare::{self, CompareArgs};
 use crate::error::{bad_input, nearest};
@@ -16,7 +17,7 @@ use crate::run_file::RunFile;
 use crate::sweep::{self, SweepArgs};
 use crate::terminal::{note, print, reader_left};
 use crate::train::{self, Ending, Training};
-use crate::{BadInput, Bregman, bench, env_command};
+use crate::{BadInput, Bregman, bench, dataset, env_command, run_dir};
 
 /// Train and judge reinforcement-learning agents.
 #[derive(Parser)]
@@ -47,6 +48,9 @@ enum Command {
         /// An agent, as `list` names them
         agent: String,
     },
+    /// Look at datasets, make, convert and merge them
+    #[command(subcommand)]
+    Dataset(dataset::DatasetCommand),
     /// Look at environments, and at what they do step by step
     #[command(subcommand)]
     Env(env_command::EnvCommand),
@@ -125,6 +129,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Export(args) => export::export(&args, bregman)?,
         Command::List => print(&list(bregman)?)?,
         Command::Show { agent } => print(&show(&agent, bregman)?)?,
+        Command::Dataset(command) => dataset::run(command, bregman)?,
         Command::Env(command) => env_command::run(command, bregman)?,
         Command::CheckGradient(args) => {
             let right = check_gradient::run(&args, bregman)?;
@@ -168,6 +173,11 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
             let mut text = format!("finished in {minutes:.0} min {rest:02.0} s: {at}\n");
             if let Some((best, position)) = training.best() {
                 writeln!(text, "best evaluation: {best:.1} at {position} steps")?;
+                if let (Some(reference), Some(last)) = (training.reference(), training.last()) {
+                    let (last, best) = (reference.score(last), reference.score(best));
+                    let Reference { random, expert } = reference;
+                    writeln!(text, "score, 0 at {random} and 100 at {expert}: last {last:.1}, best {best:.1}")?;
+                }
             }
             writeln!(text, "judge it:   bregman eval {at}")?;
             writeln!(text, "look at it: .venv/bin/tensorboard --logdir {at}")?;
@@ -198,7 +208,8 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let env_steps = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
+    let progress = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
+    let steps = run_dir::position(run.budget, &progress);
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");
     }
@@ -219,16 +230,19 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     };
     evaluation.warning.iter().for_each(|warning| note!("{warning}"));
     let (mean, std, len) = (evaluation.mean_reward(), evaluation.std_reward(), evaluation.mean_length());
+    let score = train::reference(&run)?.map(|reference| reference.score(mean));
     if args.json {
         let rewards: Vec<f64> = evaluation.episodes.iter().map(|episode| episode.reward).collect();
         let object = serde_json::json!({
             "env": run.env.id,
             "seed": run.seed,
-            "env_steps": env_steps,
+            "env_steps": progress.env_steps,
+            "grad_steps": progress.grad_steps,
             "stochastic": args.stochastic,
             "mean_reward": mean,
             "std_reward": std,
             "mean_ep_length": len,
+            "score": score,
             "rewards": rewards,
         });
         return print(&format!("{object}\n"));
@@ -238,9 +252,10 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         many => format!("{many} episodes of mean"),
     };
     let video = args.video.as_ref().map_or(String::new(), |video| format!("{}\n", video.display()));
+    let score = score.map_or(String::new(), |score| format!(", score {score:.1}"));
     print(&format!(
-        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}\n{video}",
-        run.env.id, env_steps
+        "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}{score}\n{video}",
+        run.env.id, steps
     ))
 }
 

@@ -17,7 +17,7 @@ use crate::agents::policy::{PolicyChain, PolicyOp};
 use crate::checkpoint::write_whole;
 use crate::error::bad_input;
 use crate::terminal::out;
-use crate::{Bregman, onnx, train};
+use crate::{Bregman, onnx, run_dir, train};
 
 /// Arguments of `bregman export`.
 #[derive(Args)]
@@ -45,11 +45,12 @@ enum ExportFormat {
 pub fn export(args: &ExportArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build(&run, bregman)?;
-    let env_steps = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
+    let progress = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let Some(chain) = learner.policy_chain() else {
         bad_input!("{}: the policy of this agent cannot be exported", args.dir.display());
     };
-    let about = format!("{}, {env_steps} environment steps", run.env.id);
+    let (steps, unit) = (run_dir::position(run.budget, &progress), run.budget_words());
+    let about = format!("{}, {steps} {unit}", run.env.id);
     let bytes = match args.format {
         ExportFormat::Onnx => onnx::model(&chain, &about)?,
         ExportFormat::Safetensors => safetensors(&chain, &about)?,

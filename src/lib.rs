@@ -10,6 +10,7 @@ mod check_gradient;
 pub mod checkpoint;
 pub mod cli;
 mod compare;
+pub mod dataset;
 pub mod doctor;
 pub mod env_command;
 mod error;

@@ -13,6 +13,7 @@ pub const LOOP: &[(&str, &str)] = &[
     ("eval/mean_reward", "mean return of the evaluation episodes, from raw rewards"),
     ("eval/std_reward", "population standard deviation of those returns"),
     ("eval/mean_ep_length", "mean length of the evaluation episodes"),
+    ("eval/score", "mean return on the scale that `eval.score` names, on which a random policy is 0 and an expert 100"),
 ];
 
 /// Names and meanings of the numbers that depend on the clock; they stand in `timing.csv` and TensorBoard only.

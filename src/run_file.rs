@@ -20,7 +20,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::agents::learner::{Budget, Setup};
+use crate::agents::dataset::{DatasetConfig, Source};
+use crate::agents::learner::{Budget, DataSource, Setup};
 use crate::agents::registry::{AgentConfigError, AgentEntry};
 use crate::envs::EnvConfig;
 use crate::error::{bad_input, nearest};
@@ -44,8 +45,11 @@ pub struct RunFile {
     pub label: Option<String>,
     /// What the run may spend: `env_steps` or `grad_steps`.
     pub budget: Budget,
-    /// The environment.
+    /// The environment; the dataset's own if left out.
     pub env: EnvConfig,
+    /// What an offline agent learns from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetConfig>,
     /// One table, named after the agent.
     pub agent: Table,
     /// When and how the policy is judged.
@@ -70,6 +74,9 @@ pub struct EvalSettings {
     /// Mean return from which the run ends early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<f64>,
+    /// What counts as 0 and 100 in `eval/score`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<ScoreSetting>,
     /// Another time limit than in training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_episode_steps: Option<u32>,
@@ -78,8 +85,33 @@ pub struct EvalSettings {
 impl Default for EvalSettings {
     fn default() -> EvalSettings {
         // What is left out is filled in where the budget is known.
-        EvalSettings { every: 0, episodes: 10, stop_at: None, max_episode_steps: None }
+        EvalSettings { every: 0, episodes: 10, stop_at: None, score: None, max_episode_steps: None }
     }
+}
+
+/// By which returns evaluations are scored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"d4rl\", \"dataset\" or { random = …, expert = … }")]
+pub enum ScoreSetting {
+    /// Those of a collection.
+    Named(ScoreName),
+    /// These.
+    Given {
+        /// Return that counts as 0.
+        random: f64,
+        /// Return that counts as 100.
+        expert: f64,
+    },
+}
+
+/// A collection of returns that scores are made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreName {
+    /// D4RL's constants for the environment, whatever its version.
+    D4rl,
+    /// What the dataset says of itself.
+    Dataset,
 }
 
 /// The `[checkpoint]` table. Distances count in the budget's unit.
@@ -155,6 +187,7 @@ impl RunFile {
 
     /// Checks a table and writes all defaults out.
     pub fn check(table: Table, bregman: &Bregman) -> Result<RunFile> {
+        let table = with_env_of_dataset(table)?;
         let says_every = table.get("eval").is_some_and(|eval| eval.get("every").is_some());
         let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|e| sentence(&e.path().to_string(), e.inner()))?;
@@ -182,6 +215,16 @@ impl RunFile {
         }
         let (name, settings) = run.agent_table()?;
         let entry = find_agent(name, bregman)?;
+        match (entry.offline, &run.dataset) {
+            (true, None) => bad_input!("agent.{name} learns from a dataset: write `[dataset]` with its `path`"),
+            (false, Some(_)) => bad_input!("agent.{name} gathers its own experience: leave `[dataset]` out"),
+            _ => {}
+        }
+        if let Some(ScoreSetting::Given { random, expert }) = run.eval.score
+            && !(random.is_finite() && expert.is_finite() && random < expert)
+        {
+            bad_input!("`eval.score`: `random = {random}` must be less than `expert = {expert}`");
+        }
         let resolved = (entry.resolve)(settings).map_err(|e| agent_sentence(name, e))?;
         run.agent = Table::from_iter([(name.to_string(), Value::Table(resolved))]);
         Ok(run)
@@ -215,6 +258,7 @@ impl RunFile {
             threads: self.threads,
             env: self.env.clone(),
             envs: bregman.envs.clone(),
+            dataset: self.dataset.clone().map(|config| DataSource { config, progress: crate::dataset::loading_bar() }),
             budget: self.budget,
             histograms: self.observe.histograms && self.observe.tensorboard,
         }
@@ -228,6 +272,14 @@ impl RunFile {
         }
     }
 
+    /// The same in words.
+    pub fn budget_words(&self) -> &'static str {
+        match self.budget {
+            Budget::EnvSteps(_) => "environment steps",
+            Budget::GradSteps(_) => "optimiser steps",
+        }
+    }
+
     /// As TOML, complete.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
@@ -236,7 +288,9 @@ impl RunFile {
     /// Refuses a resumed run whose settings differ where a run cannot change in its middle.
     pub fn check_resumes(&self, before: &RunFile) -> Result<()> {
         let (old, new) = (flat(&Table::try_from(before)?), flat(&Table::try_from(self)?));
-        let fixed = |key: &str| !["budget.", "eval.", "observe.", "label"].iter().any(|free| key.starts_with(free));
+        // Whether a dataset elsewhere is the same, its rows will say.
+        let free = ["budget.", "eval.", "observe.", "label", "dataset.path", "dataset.storage"];
+        let fixed = |key: &str| !free.iter().any(|free| key.starts_with(free));
         for key in old.keys().chain(new.keys()).filter(|key| fixed(key)) {
             if old.get(key) != new.get(key) {
                 let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
@@ -249,6 +303,23 @@ impl RunFile {
         }
         Ok(())
     }
+}
+
+/// The table with the dataset's own environment where it names none.
+fn with_env_of_dataset(mut table: Table) -> Result<Table> {
+    let path = table.get("dataset").and_then(|dataset| dataset.get("path")).and_then(Value::as_str);
+    if let Some(path) = path
+        && !table.contains_key("env")
+    {
+        let source = Source::open(path).map_err(|e| BadInput(format!("`dataset.path`: {e}")))?;
+        let Some(env) = &source.header().env else {
+            bad_input!(
+                "`env` is missing, and {path} names no environment: write `[env]` with the `id` of one to evaluate in"
+            );
+        };
+        table.insert("env".into(), Value::try_from(env)?);
+    }
+    Ok(table)
 }
 
 /// The first patch with which the file is refused as it is with all; none where the file is refused so by itself.

@@ -12,11 +12,13 @@ use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Report, Snapshot};
+use crate::agents::dataset::Source;
+use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
+use crate::agents::scores::{self, Reference};
 use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
-use crate::run_file::RunFile;
+use crate::run_file::{RunFile, ScoreName, ScoreSetting};
 use crate::terminal::note;
 use crate::{BadInput, Bregman, metrics, run_dir};
 
@@ -112,6 +114,40 @@ pub fn build(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learner>> {
     (agent.build)(settings, &run.setup(bregman)).map_err(|e| BadInput(format!("agent.{}: {e}", agent.name)).into())
 }
 
+/// Has the learner read what it learns from.
+///
+/// # Errors
+/// [`BadInput`]: data that cannot be learned from.
+fn prepare(run: &RunFile, learner: &mut dyn Learner, bregman: &Bregman) -> Result<()> {
+    let agent = run.agent(bregman)?.0.name;
+    learner.prepare().map_err(|e| BadInput(format!("agent.{agent}: {e}")).into())
+}
+
+/// What `eval.score` stands for.
+///
+/// # Errors
+/// [`BadInput`]: returns that are not known.
+pub fn reference(run: &RunFile) -> Result<Option<Reference>> {
+    let Some(score) = &run.eval.score else { return Ok(None) };
+    Ok(Some(match score {
+        ScoreSetting::Given { random, expert } => Reference { random: *random, expert: *expert },
+        ScoreSetting::Named(ScoreName::D4rl) => scores::d4rl(&run.env.id).ok_or_else(|| {
+            BadInput(format!(
+                "`eval.score = \"d4rl\"`: D4RL has no constants for {}; write {{ random = …, expert = … }}",
+                run.env.id
+            ))
+        })?,
+        ScoreSetting::Named(ScoreName::Dataset) => {
+            let path = run.dataset.as_ref().map_or("", |dataset| &dataset.path);
+            let source = Source::open(path).map_err(|e| BadInput(format!("`eval.score = \"dataset\"`: {e}")))?;
+            let Some((random, expert)) = source.header().reference else {
+                bad_input!("`eval.score = \"dataset\"`: {path} does not say which returns count as 0 and 100");
+            };
+            Reference { random, expert }
+        }
+    }))
+}
+
 /// Reads the run file of a run directory, changed by patches.
 pub fn read_run(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<RunFile> {
     check_holds_run(dir)?;
@@ -166,6 +202,10 @@ pub struct Training {
     /// Seconds of earlier sittings.
     earlier: f64,
     started: Instant,
+    /// What counts as 0 and 100.
+    reference: Option<Reference>,
+    /// Mean reward of the last evaluation in this sitting.
+    last: Option<f64>,
     _lock: File,
 }
 
@@ -178,7 +218,9 @@ impl Training {
                 "{dir} already holds a run: go on with it by --resume {dir}, or choose another place with --out"
             );
         }
-        let learner = build(&run, bregman)?;
+        let mut learner = build(&run, bregman)?;
+        reference(&run)?;
+        prepare(&run, learner.as_mut(), bregman)?;
         let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(unwritable)?;
         let lock = hold(dir)?;
@@ -194,7 +236,8 @@ impl Training {
         let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole)? else {
             let run = read_run(dir, patches, bregman)?;
             run.check_resumes(&read_run(dir, &[], bregman)?)?;
-            let learner = build(&run, bregman)?;
+            let mut learner = build(&run, bregman)?;
+            prepare(&run, learner.as_mut(), bregman)?;
             checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
             note!("{} has no checkpoint yet: the run starts from its beginning", dir.display());
             note_resume(dir, 0)?;
@@ -216,6 +259,7 @@ impl Training {
         for sentence in learner.load(&snapshot).with_context(|| dir.display().to_string())? {
             note!("{sentence}");
         }
+        prepare(&run, learner.as_mut(), bregman)?;
         manifest.run.stopped &= run.eval.stop_at == before.eval.stop_at;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         note!("going on from {} {}", manifest.position, run.budget_unit());
@@ -241,10 +285,17 @@ impl Training {
         if shown {
             let (agent, backend) = (run.agent(bregman)?.0.name, bregman.envs.backend(&run.env));
             let (copies, id, threads) = (run.env.num_envs, &run.env.id, run.threads);
-            note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display());
+            match &run.dataset {
+                Some(data) => note!(
+                    "{agent} on {}, judged in {id} ({backend}), {threads} threads, into {}",
+                    data.path,
+                    dir.display()
+                ),
+                None => note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display()),
+            }
         }
         let console = Console::new(run.agent(bregman)?.0, total, position(&run, learner.as_ref()), shown);
-        let earlier = state.seconds;
+        let (earlier, reference) = (state.seconds, reference(&run)?);
         Ok(Training {
             run,
             dir: dir.into(),
@@ -253,6 +304,8 @@ impl Training {
             logs,
             console,
             earlier,
+            reference,
+            last: None,
             started: Instant::now(),
             _lock: lock,
         })
@@ -276,6 +329,16 @@ impl Training {
     /// Best mean evaluation reward and where it was reached.
     pub fn best(&self) -> Option<(f64, u64)> {
         self.state.best
+    }
+
+    /// Mean reward of the last evaluation, if there was one in this sitting.
+    pub fn last(&self) -> Option<f64> {
+        self.last
+    }
+
+    /// What counts as 0 and 100, if the run file says so.
+    pub fn reference(&self) -> Option<Reference> {
+        self.reference
     }
 
     /// Trains until the end or an interrupt. Returns with everything saved.
@@ -354,6 +417,10 @@ impl Training {
         metrics.add("eval/mean_reward", mean);
         metrics.add("eval/std_reward", evaluation.std_reward());
         metrics.add("eval/mean_ep_length", evaluation.mean_length());
+        if let Some(reference) = self.reference {
+            metrics.add("eval/score", reference.score(mean));
+        }
+        self.last = Some(mean);
         self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| mean >= goal);
         let improved = self.state.best.is_none_or(|(best, _)| mean > best);
         if improved {
@@ -378,7 +445,7 @@ impl Training {
     fn failure(&self, error: anyhow::Error) -> anyhow::Error {
         self.console.finish();
         let progress = self.learner.progress();
-        let steps = progress.env_steps;
+        let (steps, unit) = (self.position(), self.run.budget_words());
         let policy = self.policy_path(self.position());
         let kept = match checkpoint::write_policy(&policy, &self.learner.policy(), progress) {
             Ok(()) => format!("its policy is kept as {}", policy.display()),
@@ -388,7 +455,7 @@ impl Training {
             Some(&last) => format!("the last checkpoint is {}", checkpoint::folder(&self.dir, last).display()),
             None => "there was no checkpoint yet".into(),
         };
-        error.context(format!("the run stopped after {steps} environment steps; {kept}, {checkpoint}"))
+        error.context(format!("the run stopped after {steps} {unit}; {kept}, {checkpoint}"))
     }
 
     fn policy_path(&self, position: u64) -> PathBuf {
@@ -421,20 +488,20 @@ pub fn last_whole(dir: &Path, part: Part) -> Result<Option<(Manifest, Snapshot)>
 }
 
 /// Takes the policy called `name` into `learner`, to act and no more: a checkpoint's, or that of a file under `policies/`, named from
-/// the run directory or from the current one. Returns the environment steps it was trained for.
+/// the run directory or from the current one. Returns the counters it was trained to.
 ///
 /// # Errors
 /// [`BadInput`]: there is none, or the name is none of these.
-pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<u64> {
+pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<Progress> {
     // A policy is part of what the learner saves, under the same names.
     let mut whole = learner.save();
     if !name.ends_with(".safetensors") {
-        let (manifest, snapshot) = find_checkpoint(dir, name)?;
+        let (manifest, snapshot) = find_checkpoint(dir, name, Part::Policy)?;
         let policy = learner.policy();
         whole.arrays.extend(snapshot.arrays.into_iter().filter(|(name, _)| policy.arrays.contains_key(name)));
         whole.state.extend(snapshot.state.into_iter().filter(|(name, _)| policy.state.contains_key(name)));
         learner.load(&whole)?;
-        return Ok(manifest.progress.env_steps);
+        return Ok(manifest.progress);
     }
     let path = Some(dir.join(name)).filter(|path| path.is_file()).unwrap_or_else(|| name.into());
     let (policy, progress) = checkpoint::read_policy(&path)?;
@@ -445,25 +512,23 @@ pub fn load_policy(dir: &Path, name: &str, learner: &mut dyn Learner) -> Result<
     whole.arrays.extend(policy.arrays);
     whole.state.extend(policy.state);
     learner.load(&whole).map_err(|error| BadInput(format!("{}: {error}", path.display())))?;
-    Ok(progress.env_steps)
+    Ok(progress)
 }
 
-/// The checkpoint called `name`: `last`, `best`, or a position; without replay buffers.
+/// The checkpoint called `name`: `last`, `best`, or a position.
 ///
 /// # Errors
 /// [`BadInput`]: there is none, or the name is none of these.
-pub fn find_checkpoint(dir: &Path, name: &str) -> Result<(Manifest, Snapshot)> {
-    let Some((last, snapshot)) = last_whole(dir, Part::Policy)? else {
+pub fn find_checkpoint(dir: &Path, name: &str, part: Part) -> Result<(Manifest, Snapshot)> {
+    let Some((last, snapshot)) = last_whole(dir, part)? else {
         bad_input!("{} has no checkpoint yet", dir.display());
     };
     match (name, last.run.best) {
         ("last", _) => Ok((last, snapshot)),
-        ("best", Some((_, position))) => checkpoint::read(dir, position, Part::Policy),
+        ("best", Some((_, position))) => checkpoint::read(dir, position, part),
         ("best", None) => bad_input!("{} was never evaluated, so no checkpoint is the best", dir.display()),
         (position, _) => match position.parse() {
-            Ok(position) if checkpoint::positions(dir).contains(&position) => {
-                checkpoint::read(dir, position, Part::Policy)
-            }
+            Ok(position) if checkpoint::positions(dir).contains(&position) => checkpoint::read(dir, position, part),
             _ => {
                 let there: Vec<String> = checkpoint::positions(dir).iter().map(u64::to_string).collect();
                 bad_input!(

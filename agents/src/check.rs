@@ -40,3 +40,8 @@ pub fn positive_or_none(key: &str, value: Option<f64>) -> Result<(), LearnError>
     let ok = value.is_none_or(|value| value > 0.0 && value.is_finite());
     rule(ok, key, value.unwrap_or_default(), "a positive number, or \"none\"")
 }
+
+/// Widths of hidden layers.
+pub fn widths(key: &str, value: &[usize]) -> Result<(), LearnError> {
+    rule(value.iter().all(|&w| w > 0), key, format!("{value:?}"), "widths of at least 1, as [256, 256]")
+}

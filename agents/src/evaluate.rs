@@ -1,7 +1,7 @@
 //! Judging a policy on complete episodes of its own.
 
 use bregman_envs::rng::Seed;
-use bregman_envs::{Env, EnvError, Episode, Lane};
+use bregman_envs::{Env, EnvError, Episode, Lane, Outcome};
 use rayon::prelude::*;
 
 use crate::learner::{EvalRequest, Evaluation, LearnError, Setup};
@@ -46,6 +46,59 @@ pub fn evaluate<P: Act>(
     let warned = warnings.into_iter().enumerate().find_map(|(j, warning)| Some((j, warning?)));
     let warning = warned.map(|(j, warning)| format!("evaluation episode {j}: {warning}"));
     Ok(Evaluation { episodes, warning })
+}
+
+/// A step that was played.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Played {
+    /// What the environment showed, `[obs_dim]`.
+    pub obs: Vec<f64>,
+    /// What it was sent, `[action row]`.
+    pub action: Vec<f32>,
+    /// Reward and ends.
+    pub outcome: Outcome,
+    /// The true successor, `[obs_dim]`.
+    pub next_obs: Vec<f64>,
+}
+
+/// Plays episodes one after the other, until there were `request.episodes` or `keep`, which is given every step, says no.
+/// One environment is seeded once with `request.seed`.
+pub fn play<P: Act>(
+    policy: &P,
+    setup: &Setup,
+    request: &EvalRequest,
+    keep: &mut dyn FnMut(&Played) -> Result<bool, LearnError>,
+) -> Result<(), LearnError> {
+    let mut config = setup.env.clone();
+    config.max_episode_steps = request.max_episode_steps.or(config.max_episode_steps);
+    let mut lane = Lane::new(0, setup.envs.make(&config)?, request.seed)?;
+    let mut rng = Seed(request.seed).stream("play", 0);
+    let mut scratch = P::Scratch::default();
+    let (obs_dim, action_len) = (lane.obs().len(), lane.env().spec().action_space.row_len());
+    let (mut seen, mut episodes) = (vec![0.0; obs_dim], 0);
+    let mut played = Played {
+        obs: Vec::new(),
+        action: vec![0.0; action_len],
+        outcome: Outcome { reward: 0.0, terminated: false, truncated: false },
+        next_obs: vec![0.0; obs_dim],
+    };
+    while episodes < request.episodes {
+        played.obs.clear();
+        played.obs.extend_from_slice(lane.obs());
+        policy.see(&played.obs, &mut seen);
+        match request.stochastic {
+            true => drop(policy.sample(&seen, &mut rng, &mut scratch, &mut played.action)),
+            false => policy.mode(&seen, &mut scratch, &mut played.action),
+        }
+        policy.bound(&mut played.action);
+        let step = lane.step(&played.action, &mut played.next_obs)?;
+        played.outcome = step.outcome;
+        episodes += u32::from(step.finished.is_some());
+        if !keep(&played)? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// One episode from its own seed; gives the environment back.

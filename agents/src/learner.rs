@@ -5,10 +5,13 @@
 //! `evaluate`, `save`, `load`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bregman_envs::{EnvConfig, EnvError, Episode};
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::{Dataset, DatasetConfig, DatasetError};
+use crate::evaluate::Played;
 use crate::policy::PolicyChain;
 use crate::rows::Rows;
 
@@ -30,11 +33,40 @@ pub trait Learner: Send {
         Ok(false)
     }
 
+    /// Reads what it learns from, before the first step; evaluation and export do without.
+    ///
+    /// # Errors
+    /// Data that are missing, broken or of another kind.
+    fn prepare(&mut self) -> Result<(), LearnError> {
+        Ok(())
+    }
+
     /// How far it is.
     fn progress(&self) -> Progress;
 
     /// Judges the policy as it is now, on environments of its own; leaves the learner untouched.
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError>;
+
+    /// Acts in an environment of its own as `request` says, episode after episode, for the making of datasets; `keep` is
+    /// given every step and says whether to go on. [`evaluate::play`](crate::evaluate::play) does it for any policy.
+    ///
+    /// # Errors
+    /// An agent that does not do this, an environment that fails, what `keep` returns.
+    fn play(
+        &mut self,
+        _request: &EvalRequest,
+        _keep: &mut dyn FnMut(&Played) -> Result<bool, LearnError>,
+    ) -> Result<(), LearnError> {
+        Err(LearnError::Unsuitable("the steps of this agent cannot be recorded".into()))
+    }
+
+    /// Hands on the transitions of its replay buffer, oldest first, with the environment each is of, until `keep` says no.
+    ///
+    /// # Errors
+    /// An agent without one, what `keep` returns.
+    fn replay(&self, _keep: &mut dyn FnMut(usize, &Played) -> Result<bool, LearnError>) -> Result<(), LearnError> {
+        Err(LearnError::Unsuitable("this agent keeps no replay buffer; an off-policy agent does".into()))
+    }
 
     /// All that is needed to go on from here exactly.
     fn save(&self) -> Snapshot;
@@ -247,10 +279,33 @@ pub struct Setup {
     pub env: EnvConfig,
     /// Where environments come from.
     pub envs: bregman_envs::Registry,
+    /// The dataset to learn from, for those that do.
+    pub dataset: Option<DataSource>,
     /// What the run may spend: schedules are fractions of it.
     pub budget: Budget,
     /// Whether reports should carry histograms.
     pub histograms: bool,
+}
+
+/// A dataset that is read when it is needed.
+#[derive(Clone)]
+pub struct DataSource {
+    /// Where and how.
+    pub config: DatasetConfig,
+    /// Hears of rows read and rows in the file.
+    pub progress: Arc<dyn Fn(usize, usize) + Send + Sync>,
+}
+
+impl DataSource {
+    /// The dataset, read in silence.
+    pub fn new(config: DatasetConfig) -> DataSource {
+        DataSource { config, progress: Arc::new(|_, _| {}) }
+    }
+
+    /// Reads it.
+    pub fn load(&self) -> Result<Dataset, DatasetError> {
+        Dataset::load(&self.config, &mut |done, all| (self.progress)(done, all))
+    }
 }
 
 /// Why learning stopped.
@@ -259,6 +314,9 @@ pub enum LearnError {
     /// An environment failed.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// A dataset cannot be used.
+    #[error(transparent)]
+    Data(#[from] DatasetError),
     /// A setting is out of range or does not fit the others.
     #[error("`{key} = {value}`: {rule}")]
     Config {

@@ -538,6 +538,7 @@ mod tests {
             threads: 1,
             env: EnvConfig::new("Pendulum-v1"),
             envs: Registry::default(),
+            dataset: None,
             budget: Budget::EnvSteps(1),
             histograms: false,
         }

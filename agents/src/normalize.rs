@@ -76,6 +76,27 @@ impl ObsNormalizer {
         ObsNormalizer { moments: RunningMoments::new(dim), clip, enabled }
     }
 
+    /// Always `(x − mean) / divisor`, whatever comes.
+    pub fn fixed(mean: &[f64], divisor: &[f64]) -> ObsNormalizer {
+        // Its standard deviation is the root of the variance and ε.
+        let var = divisor.iter().map(|d| d * d - EPSILON).collect();
+        let moments = RunningMoments { mean: mean.to_vec(), var, count: 1.0 };
+        ObsNormalizer { moments, clip: f64::INFINITY, enabled: true }
+    }
+
+    /// Normalises rows, `[n, obs_dim]`, in place.
+    pub fn normalize_rows(&self, rows: &mut [f32]) {
+        if !self.enabled {
+            return;
+        }
+        let clip = self.clip;
+        for row in rows.chunks_exact_mut(self.moments.mean.len()) {
+            for ((x, &mean), &var) in row.iter_mut().zip(&self.moments.mean).zip(&self.moments.var) {
+                *x = ((f64::from(*x) - mean) / (var + EPSILON).sqrt()).clamp(-clip, clip) as f32;
+            }
+        }
+    }
+
     /// Writes the normalised observation, `[obs_dim]`.
     pub fn normalize(&self, obs: &[f64], out: &mut [f32]) {
         if !self.enabled {

@@ -11,7 +11,7 @@ use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
 use crate::check;
-use crate::evaluate::evaluate;
+use crate::evaluate::{Played, evaluate, play};
 use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
 use crate::nn::{Activation, Mlp, Precision};
 use crate::on_policy::load_stream;
@@ -339,6 +339,24 @@ impl<U: Update> Learner for OffPolicy<U> {
 
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
         evaluate(&self.agent.actor, &self.agent.setup, request, &self.agent.workers)
+    }
+
+    fn play(
+        &mut self,
+        request: &EvalRequest,
+        keep: &mut dyn FnMut(&Played) -> Result<bool, LearnError>,
+    ) -> Result<(), LearnError> {
+        play(&self.agent.actor, &self.agent.setup, request, keep)
+    }
+
+    fn replay(&self, keep: &mut dyn FnMut(usize, &Played) -> Result<bool, LearnError>) -> Result<(), LearnError> {
+        for (lane, mut played) in self.replay.rows() {
+            self.agent.actor.bound(&mut played.action);
+            if !keep(lane, &played)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn save(&self) -> Snapshot {

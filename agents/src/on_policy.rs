@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::actor::NetworkShape;
 use crate::actor_critic::{ActorCritic, Pass};
 use crate::check;
-use crate::evaluate::evaluate;
+use crate::evaluate::{Played, evaluate, play};
 use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
 use crate::nn::Activation;
 use crate::normalize::{ObsNormalizer, RewardScaler};
@@ -294,6 +294,14 @@ impl<U: Update> Learner for OnPolicy<U> {
 
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
         evaluate(&self.agent.model, &self.agent.setup, request, &self.agent.workers)
+    }
+
+    fn play(
+        &mut self,
+        request: &EvalRequest,
+        keep: &mut dyn FnMut(&Played) -> Result<bool, LearnError>,
+    ) -> Result<(), LearnError> {
+        play(&self.agent.model, &self.agent.setup, request, keep)
     }
 
     fn save(&self) -> Snapshot {

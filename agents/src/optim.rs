@@ -10,6 +10,7 @@ pub struct Adam {
     second: Vec<f32>,
     steps: u64,
     eps: f64,
+    weight_decay: f64,
 }
 
 const BETA1: f64 = 0.9;
@@ -18,7 +19,12 @@ const BETA2: f64 = 0.999;
 impl Adam {
     /// For `len` parameters; decay rates are 0.9 and 0.999.
     pub fn new(len: usize, eps: f64) -> Adam {
-        Adam { first: vec![0.0; len], second: vec![0.0; len], steps: 0, eps }
+        Adam { first: vec![0.0; len], second: vec![0.0; len], steps: 0, eps, weight_decay: 0.0 }
+    }
+
+    /// The same with L2 regularisation: `weight_decay` times the parameters is part of the gradient.
+    pub fn with_weight_decay(self, weight_decay: f64) -> Adam {
+        Adam { weight_decay, ..self }
     }
 
     /// One descent step along `grad`.
@@ -40,11 +46,11 @@ impl Adam {
         );
     }
 
-    /// Counts a step: its size, the inverse root of the second moments' correction, and ε.
-    fn rates(&mut self, learning_rate: f64) -> [f32; 3] {
+    /// Counts a step: its size, the inverse root of the second moments' correction, ε, and the regularisation.
+    fn rates(&mut self, learning_rate: f64) -> [f32; 4] {
         self.steps += 1;
         let (correction1, correction2) = (1.0 - BETA1.powi(self.steps as i32), 1.0 - BETA2.powi(self.steps as i32));
-        [learning_rate / correction1, 1.0 / correction2.sqrt(), self.eps].map(|x| x as f32)
+        [learning_rate / correction1, 1.0 / correction2.sqrt(), self.eps, self.weight_decay].map(|x| x as f32)
     }
 
     /// Puts moments and step count into a snapshot under `name`.
@@ -69,11 +75,12 @@ fn descend(
     grad: &[f32],
     first: &mut [f32],
     second: &mut [f32],
-    [step_size, inverse_root, eps]: [f32; 3],
+    [step_size, inverse_root, eps, decay]: [f32; 4],
 ) {
     let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
     let moments = first.iter_mut().zip(second);
     for ((p, &g), (m, v)) in params.iter_mut().zip(grad).zip(moments) {
+        let g = g + decay * *p;
         *m += (1.0 - beta1) * (g - *m);
         *v = beta2 * *v + (1.0 - beta2) * g * g;
         *p -= step_size * *m / (v.sqrt() * inverse_root + eps);
@@ -112,10 +119,15 @@ mod tests {
 
     #[test]
     fn a_thousand_steps_agree_with_pytorch() {
+        agrees_with_pytorch(0.0);
+        agrees_with_pytorch(0.1);
+    }
+
+    fn agrees_with_pytorch(wd: f64) {
         let store = nn::VarStore::new(Device::Cpu);
         let theirs = store.root().var("p", &[5], nn::Init::Const(1.0));
-        let mut optimizer = nn::Adam { eps: 1e-5, ..Default::default() }.build(&store, 3e-3).expect("an optimiser");
-        let (mut ours, mut adam) = (vec![1.0f32; 5], Adam::new(5, 1e-5));
+        let mut optimizer = nn::Adam { eps: 1e-5, wd, ..Default::default() }.build(&store, 3e-3).expect("an optimiser");
+        let (mut ours, mut adam) = (vec![1.0f32; 5], Adam::new(5, 1e-5).with_weight_decay(wd));
         let mut rng = NumpyRng::new(11);
         for _ in 0..1000 {
             let c: Vec<f32> = (0..5).map(|_| rng.standard_normal() as f32).collect();

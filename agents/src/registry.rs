@@ -98,6 +98,8 @@ pub struct AgentEntry {
     pub console: &'static [&'static str],
     /// Every setting with default and meaning.
     pub settings: fn() -> Vec<SettingDoc>,
+    /// Whether it learns from a dataset.
+    pub offline: bool,
     /// Checks a table and returns it complete, defaults written out.
     pub resolve: fn(&toml::Table) -> Result<toml::Table, AgentConfigError>,
     /// Builds the learner from a resolved table.
@@ -114,7 +116,12 @@ impl AgentEntry {
         metrics: &'static [(&'static str, &'static str)],
     ) -> AgentEntry {
         let (settings, resolve, build) = (settings::<C>, resolve::<C>, build::<C>);
-        AgentEntry { name, summary, metrics, console: &[], settings, resolve, build, estimates: None }
+        AgentEntry { name, summary, metrics, console: &[], settings, offline: false, resolve, build, estimates: None }
+    }
+
+    /// The same, learning from a dataset.
+    pub const fn offline(self) -> AgentEntry {
+        AgentEntry { offline: true, ..self }
     }
 
     /// The same with these of its metrics on the terminal.
@@ -198,18 +205,22 @@ impl Default for AgentRegistry {
     /// All agents that come with the library.
     fn default() -> AgentRegistry {
         let entries = [
+            crate::bc::ENTRY,
             crate::fma_pg::ENTRY,
             crate::harpg::HARPG,
             crate::harpg::N_HARPG,
+            crate::iql::ENTRY,
             crate::mdpo::ENTRY,
             crate::mdpo_off::ENTRY,
             crate::n_pg_igt::ENTRY,
+            crate::odice::ENTRY,
             crate::pg::N_PG,
             crate::pg::PG,
             crate::ppo::ENTRY,
             crate::sac::ENTRY,
             crate::sso::ENTRY,
             crate::storm_pg::ENTRY,
+            crate::td3_bc::ENTRY,
             crate::trpo::ENTRY,
         ];
         AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }

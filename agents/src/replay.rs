@@ -7,6 +7,7 @@
 use bregman_envs::Outcome;
 use bregman_envs::rng::NumpyRng;
 
+use crate::evaluate::Played;
 use crate::learner::{LearnError, Snapshot};
 use crate::rollout::Steps;
 use crate::rows::Rows;
@@ -83,6 +84,24 @@ impl ReplayBuffer {
         let (action, rest) = rest.split_at(self.action_len);
         let (next_obs, rest) = rest.split_at(self.obs_dim);
         Row { obs, action, next_obs, reward: rest[0], ends: rest[1] }
+    }
+
+    /// Every transition with the environment it is of, oldest first; actions as the policy drew them.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, Played)> {
+        let double = |row: &[f32]| row.iter().map(|&x| x.into()).collect();
+        let num_envs = self.returns.num_envs as u64;
+        self.rows.held().map(move |number| {
+            let row = self.row(number);
+            let restarted = self.cuts.iter().any(|&cut| number < cut && cut <= number + num_envs);
+            let outcome = Outcome {
+                reward: row.reward.into(),
+                terminated: row.ends >= TERMINATED,
+                truncated: restarted || row.ends == TRUNCATED || row.ends > TERMINATED,
+            };
+            let played =
+                Played { obs: double(row.obs), action: row.action.to_vec(), outcome, next_obs: double(row.next_obs) };
+            ((number % num_envs) as usize, played)
+        })
     }
 
     /// Takes in one step of every environment, the oldest rows giving way.

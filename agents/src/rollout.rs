@@ -347,6 +347,7 @@ mod tests {
             threads: 1,
             env: EnvConfig { num_envs: 3, max_episode_steps: Some(25), ..EnvConfig::new("CartPole-v1") },
             envs: Registry::default(),
+            dataset: None,
             budget: Budget::EnvSteps(1),
             histograms: false,
         };

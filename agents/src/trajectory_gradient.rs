@@ -16,7 +16,7 @@ use crate::actor::{Actor, NetworkShape, PolicyRows, RowScratch};
 use crate::actor_critic::chain;
 use crate::baseline::{Baseline, BaselineKind};
 use crate::check;
-use crate::evaluate::evaluate;
+use crate::evaluate::{evaluate, play};
 use crate::learner::{Array, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
 use crate::nn::Activation;
 use crate::on_policy::{explained_variance, load_stream};
@@ -719,6 +719,14 @@ impl<M: Method> Learner for TrajectoryGradient<M> {
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
         let estimator = &self.sampler.estimator;
         evaluate(&estimator.at(self.params.clone()), &self.setup, request, &estimator.workers)
+    }
+
+    fn play(
+        &mut self,
+        request: &EvalRequest,
+        keep: &mut dyn FnMut(&crate::evaluate::Played) -> Result<bool, LearnError>,
+    ) -> Result<(), LearnError> {
+        play(&self.sampler.estimator.at(self.params.clone()), &self.setup, request, keep)
     }
 
     fn save(&self) -> Snapshot {

@@ -16,6 +16,7 @@ fn setup(id: &str, num_envs: usize, env_steps: u64) -> Setup {
         threads: 2,
         env: EnvConfig { num_envs, ..EnvConfig::new(id) },
         envs: Registry::default(),
+        dataset: None,
         budget: Budget::EnvSteps(env_steps),
         histograms: false,
     }

@@ -18,7 +18,7 @@ fn on_threads(agent: &str, settings: &str, id: &str, kwargs: &str, threads: usiz
     envs.add(EnvEntry { id: "rewarded", summary: "the same reward at every step", make: |c| Probe::make(c, f64::MAX) });
     envs.add(EnvEntry { id: "failing", summary: "fails in its third episode", make: |c| Probe::make(c, 3.0) });
     let env = EnvConfig { num_envs: 2, kwargs: toml::from_str(kwargs).expect("TOML"), ..EnvConfig::new(id) };
-    let setup = Setup { seed: 3, threads, env, envs, budget: Budget::EnvSteps(1), histograms: false };
+    let setup = Setup { seed: 3, threads, env, envs, dataset: None, budget: Budget::EnvSteps(1), histograms: false };
     let mut table: toml::Table = toml::from_str(settings).expect("TOML");
     table.insert("trajectories".into(), 3.into());
     table.insert("hidden_sizes".into(), vec![4i64].into());
@@ -118,7 +118,7 @@ fn n_pg_igt_balances_the_pole() {
     let settings = toml::from_str("hidden_sizes = [32, 32]\nstep_size = 0.3").expect("TOML");
     let env = EnvConfig { num_envs: 10, max_episode_steps: Some(200), ..EnvConfig::new("CartPole-v1") };
     let (envs, budget) = (Registry::default(), Budget::EnvSteps(50_000));
-    let setup = Setup { seed: 1, threads: 1, env, envs, budget, histograms: false };
+    let setup = Setup { seed: 1, threads: 1, env, envs, dataset: None, budget, histograms: false };
     let build = AgentRegistry::default().get("n_pg_igt").expect("it is known").build;
     let mut learner = build(&settings, &setup).expect("the settings fit");
     // Of an iteration's ten episodes, at most 200 each.
@@ -233,6 +233,7 @@ fn what_an_environment_lacks_is_said() {
         threads: 1,
         env: EnvConfig::new("endless"),
         envs,
+        dataset: None,
         budget: Budget::EnvSteps(1),
         histograms: false,
     };
@@ -274,6 +275,7 @@ fn parameter_counts_of_the_usual_policies() {
             threads: 1,
             env: EnvConfig::new(id),
             envs: Registry::default(),
+            dataset: None,
             budget: Budget::EnvSteps(1),
             histograms: false,
         };

@@ -81,6 +81,7 @@ fn trained(method: &dyn Method, trajectories: usize, product: Product, seed: u64
         threads: 1,
         env: EnvConfig::new("lqr"),
         envs: Registry::default(),
+        dataset: None,
         budget: Budget::EnvSteps(1),
         histograms: false,
     };

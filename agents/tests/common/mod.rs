@@ -140,6 +140,7 @@ pub fn setup(id: &str) -> Setup {
         threads: 1,
         env: EnvConfig { num_envs: 2, ..EnvConfig::new(id) },
         envs: probes(),
+        dataset: None,
         budget: Budget::EnvSteps(1 << 20),
         histograms: false,
     }
