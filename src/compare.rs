@@ -16,6 +16,8 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::agents::dataset::DatasetConfig;
+use crate::agents::learner::Progress;
 use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
 use crate::run_file::{RunFile, flat};
@@ -325,9 +327,9 @@ impl Group {
         Estimate::of(&[self.scores()], statistic)
     }
 
-    /// Environment steps of the longest run.
+    /// Environment steps of the longest run, optimiser steps where a dataset was learned from.
     pub fn env_steps(&self) -> u64 {
-        let last = |run: &Run| run.series.progress.last().map_or(0, |progress| progress.env_steps);
+        let last = |run: &Run| run.series.progress.last().map_or(0, |progress| run.steps(progress));
         self.runs.iter().map(last).max().unwrap_or(0)
     }
 
@@ -363,10 +365,27 @@ impl Group {
 }
 
 impl Run {
+    /// What it took to come so far: environment steps, or optimiser steps from a dataset.
+    fn steps(&self, progress: &Progress) -> u64 {
+        if self.file.dataset.is_some() { progress.grad_steps } else { progress.env_steps }
+    }
+
+    /// What it was to learn: the environment, and the dataset by its name.
+    fn task(&self) -> String {
+        let name = |dataset: &DatasetConfig| {
+            let path = Path::new(&dataset.path);
+            path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        match &self.file.dataset {
+            Some(dataset) => format!("{} {}", self.file.env.id, name(dataset)),
+            None => self.file.env.id.clone(),
+        }
+    }
+
     /// Where on the axis the metric was logged; empty where the clock is asked for and was not kept.
     pub fn x(&self, axis: Axis) -> Vec<f64> {
         match axis {
-            Axis::EnvSteps => self.series.progress.iter().map(|progress| progress.env_steps as f64).collect(),
+            Axis::EnvSteps => self.series.progress.iter().map(|progress| self.steps(progress) as f64).collect(),
             Axis::Episodes => self.series.progress.iter().map(|progress| progress.episodes as f64).collect(),
             Axis::Wall => self.series.seconds.clone(),
         }
@@ -411,7 +430,7 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
 
 /// What may differ within a group: the seed, and what changes no result.
 fn is_free(key: &str) -> bool {
-    ["seed", "threads", "label"].contains(&key)
+    ["seed", "threads", "label", "dataset.storage"].contains(&key)
         || ["observe.", "checkpoint."].iter().any(|table| key.starts_with(table))
 }
 
@@ -424,7 +443,7 @@ fn group(runs: Vec<Run>, notes: &mut Vec<String>) -> Result<Vec<Group>> {
         settings.retain(|key, _| !is_free(key));
         let agent = run.file.agent.keys().next().cloned().unwrap_or_default();
         let name = [Some(agent.clone()), run.file.label.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ");
-        families.entry((run.file.env.id.clone(), agent, name)).or_default().push((settings, run));
+        families.entry((run.task(), agent, name)).or_default().push((settings, run));
     }
     let mut groups = Vec::new();
     for ((env, agent, name), family) in families {
@@ -486,7 +505,7 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
             let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
             let file: ScoreFile = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
             let (known, unknown): (Vec<&str>, Vec<&str>) =
-                envs.into_iter().partition(|env| file.scores.contains_key(*env));
+                envs.into_iter().partition(|task| file.scores.contains_key(env_of(task)));
             if !unknown.is_empty() {
                 notes.push(format!(
                     "aggregates leave out {}: {} has no scores for them",
@@ -495,7 +514,8 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
                 ));
             }
             envs = known;
-            (file.about, file.scores)
+            let bounds = envs.iter().map(|task| (task.to_string(), file.scores[env_of(task)]));
+            (file.about, bounds.collect())
         }
         None => {
             let bounds = envs.iter().map(|env| {
@@ -526,6 +546,11 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
     });
     let groups = groups.collect();
     Ok(Some(Aggregate { envs: envs.into_iter().map(String::from).collect(), normalization, groups }))
+}
+
+/// The environment of a task.
+fn env_of(task: &str) -> &str {
+    task.split(' ').next().unwrap_or(task)
 }
 
 #[cfg(test)]

@@ -1,0 +1,225 @@
+//! Datasets and offline runs, as a user goes about them.
+
+mod common;
+
+use std::path::Path;
+
+use bregman::agents::dataset::{Block, DatasetConfig, Source};
+use bregman::agents::learner::{Array, Progress};
+use bregman::checkpoint;
+use common::{PENDULUM, bregman, folder, run, write};
+
+/// An offline run on a dataset that names its environment.
+const OFFLINE: &str = r#"
+seed = 3
+threads = 2
+
+[budget]
+grad_steps = 60
+
+[dataset]
+path = "pendulum-v0"
+
+[agent.odice]
+batch_size = 16
+updates_per_iteration = 10
+hidden_sizes = [16]
+value_hidden_sizes = [16]
+
+[eval]
+every = 20
+episodes = 2
+score = { random = -1200.0, expert = -200.0 }
+
+[checkpoint]
+every = 20
+"#;
+
+fn said(folder: &Path, arguments: &str) -> String {
+    let output = bregman(folder).args(arguments.split(' ')).output().expect("it starts");
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn rows(folder: &Path, path: &str) -> (Block, usize, usize) {
+    let source = Source::open(&folder.join(path).display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+    let (obs_dim, act_dim) = (source.header().obs_dim, source.header().act_dim);
+    let mut all = Block::default();
+    let read = source.read(&DatasetConfig::new(""), &mut |block| {
+        (0..block.len()).for_each(|i| all.push(block, i, obs_dim, act_dim));
+        Ok(())
+    });
+    read.unwrap_or_else(|e| panic!("{e}"));
+    (all, obs_dim, act_dim)
+}
+
+/// A folder with a short run of PPO in it, which keeps policies.
+fn trained(name: &str) -> std::path::PathBuf {
+    let place = folder(name);
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r").0, 0);
+    place
+}
+
+#[test]
+fn tiers_are_recorded_inspected_converted_and_merged() {
+    let place = trained("tiers");
+    said(&place, "dataset record r --tier random --steps 500 --format d4rl --out random.hdf5 --seed 5");
+    said(&place, "dataset record r --tier expert --steps 450 --format minari --out expert-v0 --reference -1300.5,-150");
+    // PPO hardly learns in so few steps, so that the medium policy is named.
+    let medium = "dataset record r --tier medium --checkpoint policies/00006000.safetensors --steps 250";
+    said(&place, &format!("{medium} --format minari --out medium-v0"));
+
+    let told = said(&place, "dataset inspect random.hdf5");
+    assert!(told.starts_with("random.hdf5: d4rl, Pendulum-v1\n  rows          500 (500 transitions)\n"), "{told}");
+    assert!(told.contains("episodes      3: 0 terminated, 3 truncated"), "{told}");
+    assert!(told.contains("some actions are outside [-1, 1]") && told.contains("returns of 3 episodes"), "{told}");
+    let object: serde_json::Value =
+        serde_json::from_str(&said(&place, "dataset inspect expert-v0 --json")).expect("JSON");
+    assert_eq!((&object["rows"], &object["episodes"], &object["env"]), (&450.into(), &3.into(), &"Pendulum-v1".into()));
+    assert_eq!(object["reference"], serde_json::json!([-1300.5, -150.0]));
+    // The same seed records the same, another another; and what was recorded is what Pendulum does.
+    said(&place, "dataset record r --tier random --steps 500 --format d4rl --out again.hdf5 --seed 5");
+    said(&place, "dataset record r --tier random --steps 500 --format d4rl --out other.hdf5 --seed 6");
+    let random = rows(&place, "random.hdf5").0;
+    assert!(rows(&place, "again.hdf5").0 == random && rows(&place, "other.hdf5").0 != random);
+    for i in (0..499).filter(|i| i % 200 != 199) {
+        assert_eq!(random.next_obs[3 * i..3 * i + 3], random.obs[3 * i + 3..3 * i + 6], "row {i}");
+    }
+
+    said(&place, "dataset convert random.hdf5 --format minari --out random-v0");
+    said(&place, "dataset convert random-v0 --format d4rl --out back.hdf5");
+    assert!(rows(&place, "random-v0").0 == random && rows(&place, "back.hdf5").0 == random);
+    assert!(said(&place, "dataset inspect random-v0").contains("description   random of r, seed 5"));
+
+    // The last 50 steps of the expert's 450 are cut, and recorded as cut: they stay.
+    said(&place, "dataset merge medium-v0 expert-v0 --format d4rl --out both.hdf5");
+    let (both, medium, expert) =
+        (rows(&place, "both.hdf5").0, rows(&place, "medium-v0").0, rows(&place, "expert-v0").0);
+    assert_eq!(both.reward, [medium.reward, expert.reward].concat());
+
+    for (arguments, sentence) in [
+        (
+            "merge random.hdf5 small.hdf5 --format d4rl --out x.hdf5",
+            "small.hdf5: No such file or directory (os error 2)",
+        ),
+        (
+            "convert random.hdf5 --format minari --out hopper",
+            "`--out hopper`: a Minari dataset's name ends in a version, as in hopper-medium-v0",
+        ),
+        (
+            "convert random.hdf5 --env Nothing-v3 --format minari --out x-v0",
+            "`--env Nothing-v3`: Gymnasium knows no such environment",
+        ),
+        (
+            "record r --tier replay --steps 5 --format d4rl --out x.hdf5",
+            "r: the checkpoint holds no replay buffer; an off-policy agent's does",
+        ),
+        (
+            "record r --tier random --checkpoint last --steps 5 --format d4rl --out x.hdf5",
+            "`--tier random` has no policy: leave `--checkpoint` out",
+        ),
+        ("inspect run.toml", "run.toml: this is no HDF5 file"),
+    ] {
+        assert_eq!(run(&place, &format!("dataset {arguments}")), (2, format!("error: {sentence}")), "{arguments}");
+    }
+}
+
+#[test]
+fn a_replay_buffer_is_recorded_oldest_first_lane_by_lane() {
+    // A buffer of 6 rows over which 10 steps of 2 environments went: rows 4 to 9, of which row 4 and 5 lie at places 4 and 5.
+    let place = trained("replay");
+    let (mut manifest, mut snapshot) = checkpoint::read(&place.join("r"), 12_000).expect("it is whole");
+    let step_at = [6.0f32, 7.0, 8.0, 9.0, 4.0, 5.0];
+    let wide = |width: usize| Array::F32(step_at.iter().flat_map(|&t| vec![t / 8.0; width]).collect());
+    snapshot.put("replay/obs", wide(3));
+    snapshot.put("replay/next_obs", Array::F32(step_at.iter().flat_map(|t| [(t + 2.0) / 8.0; 3]).collect()));
+    snapshot.put("replay/action", Array::F32(vec![0.5, 0.5, 0.5, 0.5, 0.5, 9.0]));
+    snapshot.put("replay/reward", Array::F32(step_at.to_vec()));
+    snapshot.put("replay/flags", Array::U8(vec![2, 0, 0, 0, 0, 0])); // step 6 was truncated
+    snapshot.state.insert("replay/next".into(), 4.into());
+    manifest.progress = Progress { env_steps: 10, ..manifest.progress };
+    checkpoint::write(&place.join("r"), manifest, &snapshot).expect("writable");
+    let two =
+        std::fs::read_to_string(place.join("r/run.toml")).expect("it is there").replace("num_envs = 3", "num_envs = 2");
+    std::fs::write(place.join("r/run.toml"), two).expect("writable");
+
+    said(&place, "dataset record r --tier replay --steps 100 --format d4rl --out all.hdf5");
+    let all = rows(&place, "all.hdf5").0;
+    assert_eq!(all.reward, [4.0, 6.0, 8.0, 5.0, 7.0, 9.0]);
+    assert_eq!(all.truncated, [false, true, true, false, false, true]);
+    assert_eq!(all.last, all.truncated);
+    assert_eq!((all.obs[0], all.next_obs[0], all.action[3]), (0.5, 0.75, 2.0), "the action as the environment got it");
+    said(&place, "dataset record r --tier replay --steps 3 --format d4rl --out oldest.hdf5");
+    assert_eq!(rows(&place, "oldest.hdf5").0.reward, [4.0, 6.0, 5.0]);
+}
+
+#[test]
+fn an_offline_run_is_judged_in_its_datasets_environment_and_resumes_to_the_bit() {
+    let place = trained("offline");
+    said(&place, "dataset record r --tier random --steps 600 --format minari --out pendulum-v0 --reference -1300,-100");
+    write(&place, OFFLINE);
+    let told = said(&place, "train run.toml --out whole");
+    assert!(told.contains("score, 0 at -1200 and 100 at -200: last "), "{told}");
+    let resolved = std::fs::read_to_string(place.join("whole/run.toml")).expect("it is there");
+    assert!(resolved.contains("id = \"Pendulum-v1\"") && resolved.contains("max_episode_steps = 200"), "{resolved}");
+
+    said(&place, "train run.toml --out broken --set budget.grad_steps=20");
+    said(&place, "train --resume broken --set budget.grad_steps=60");
+    let read = |run: &str, file: &str| std::fs::read(place.join(run).join(file)).expect("it is there");
+    for file in ["metrics.csv", "checkpoints/00000060/learner.safetensors"] {
+        assert!(read("whole", file) == read("broken", file), "{file}");
+    }
+    let metrics = String::from_utf8(read("whole", "metrics.csv")).expect("text");
+    let header: Vec<&str> = metrics.lines().next().expect("a line").split(',').collect();
+    let last: Vec<&str> = metrics.lines().last().expect("a line").split(',').collect();
+    let cell = |name: &str| last[header.iter().position(|&n| n == name).expect(name)].parse::<f64>().expect("a number");
+    assert_eq!((cell("env_steps"), cell("grad_steps")), (0.0, 60.0));
+    assert!((cell("eval/score") - (cell("eval/mean_reward") + 1200.0) / 10.0).abs() < 1e-9);
+
+    // The other scales, and evaluation and export without the data.
+    assert!(said(&place, "train run.toml --out named --set eval.score=dataset").contains("0 at -1300 and 100 at -100"));
+    std::fs::rename(place.join("pendulum-v0"), place.join("moved-v0")).expect("writable");
+    let object: serde_json::Value = serde_json::from_str(&said(&place, "eval whole --json")).expect("JSON");
+    assert_eq!(
+        (object["grad_steps"].as_u64(), object["mean_reward"].as_f64()),
+        (Some(60), Some(cell("eval/mean_reward")))
+    );
+    assert!(
+        said(&place, "export whole --format onnx --out p.onnx").contains("60 optimiser steps, 3 numbers in, 1 out")
+    );
+    // Elsewhere the data are the same, and the run goes on; others are refused.
+    said(&place, "train --resume whole --set budget.grad_steps=80 --set dataset.path=moved-v0");
+    said(&place, "dataset record r --tier random --steps 600 --format minari --out pendulum-v0 --seed 9");
+    let (code, error) = run(&place, "train --resume broken --set budget.grad_steps=80");
+    let sentence = "agent.odice: pendulum-v0: these are not the transitions that the run began with";
+    assert!(code == 2 && error.contains(sentence), "{error}");
+
+    let refused = |change: &str| run(&place, &format!("train run.toml --out x {change}")).1;
+    for (change, sentence) in [
+        ("--set dataset.path=nothing.hdf5", "`dataset.path`: nothing.hdf5: No such file or directory (os error 2)"),
+        ("--set dataset.pat=x", "unknown key `dataset.pat`; did you mean `path`?"),
+        (
+            "--set env.id=Pendulum-v1 --set agent={ppo={}}",
+            "agent.ppo gathers its own experience: leave `[dataset]` out",
+        ),
+        (
+            "--set env.id=InvertedPendulum-v5",
+            "pendulum-v0: observations of 3 numbers and actions of 1, and InvertedPendulum-v5 has 4 and 1",
+        ),
+        (
+            "--set eval.score=d4rl",
+            "`eval.score = \"d4rl\"`: D4RL has no constants for Pendulum-v1; write { random = …, expert = … }",
+        ),
+        (
+            "--set eval.score=dataset",
+            "`eval.score = \"dataset\"`: pendulum-v0 does not say which returns count as 0 and 100",
+        ),
+        ("--set dataset.max_episodes=0", "no transition is left to learn from"),
+        ("--set budget={env_steps=9}", "agent.odice: it takes no environment steps: give it `budget.grad_steps`"),
+    ] {
+        let found = refused(change);
+        assert!(found.contains(sentence), "{change}: {found}");
+    }
+    assert!(!place.join("x").exists(), "nothing is left of a run that could not begin");
+}
