@@ -484,6 +484,11 @@ fn info_of(header: &Header, env: Option<&str>) -> Info {
     }
 }
 
+/// The last part of a path: where it lies on this machine is nobody else's affair.
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Bounds of -1 and 1 if all actions are within them.
 fn usual_box(act_dim: usize, range: Range) -> Option<ActionSpace> {
     let within = range.0 >= -1.0 && range.1 <= 1.0;
@@ -547,8 +552,9 @@ fn merge(args: &MergeArgs) -> Result<()> {
         }
     }
     let mut info = info_of(first, None);
+    let names: Vec<String> = args.paths.iter().map(|path| name_of(Path::new(path))).collect();
     info.about.retain(|(name, _)| name != "description");
-    info.about.push(("description".into(), format!("{}, one after the other", args.paths.join(", "))));
+    info.about.push(("description".into(), format!("{}, one after the other", names.join(", "))));
     info.action_space = usual_box(first.act_dim, actions);
     writer.finish(&args.target, info)
 }
@@ -598,7 +604,7 @@ fn record(args: &RecordArgs, bregman: &Bregman) -> Result<()> {
         bad_input!("{} has actions that are choices, and datasets of real ones are written", spec.id);
     };
     let dims = (spec.obs_dim, low.len());
-    let mut description = format!("{} of {}", format!("{:?}", args.tier).to_lowercase(), args.dir.display());
+    let mut description = format!("{} of {}", format!("{:?}", args.tier).to_lowercase(), name_of(&args.dir));
     let request = EvalRequest { episodes: u32::MAX, stochastic: true, seed: args.seed, max_episode_steps: None };
     let algorithm = run.agent(bregman)?.0.name;
 

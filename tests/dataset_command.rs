@@ -5,8 +5,6 @@ mod common;
 use std::path::Path;
 
 use bregman::agents::dataset::{Block, DatasetConfig, Source};
-use bregman::agents::learner::{Array, Progress};
-use bregman::checkpoint;
 use common::{PENDULUM, bregman, folder, run, write};
 
 /// An offline run on a dataset that names its environment.
@@ -113,7 +111,7 @@ fn tiers_are_recorded_inspected_converted_and_merged() {
         ),
         (
             "record r --tier replay --steps 5 --format d4rl --out x.hdf5",
-            "r: the checkpoint holds no replay buffer; an off-policy agent's does",
+            "r: this agent keeps no replay buffer; an off-policy agent does",
         ),
         (
             "record r --tier random --checkpoint last --steps 5 --format d4rl --out x.hdf5",
@@ -125,33 +123,52 @@ fn tiers_are_recorded_inspected_converted_and_merged() {
     }
 }
 
-#[test]
-fn a_replay_buffer_is_recorded_oldest_first_lane_by_lane() {
-    // A buffer of 6 rows over which 10 steps of 2 environments went: rows 4 to 9, of which row 4 and 5 lie at places 4 and 5.
-    let place = trained("replay");
-    let (mut manifest, mut snapshot) = checkpoint::read(&place.join("r"), 12_000).expect("it is whole");
-    let step_at = [6.0f32, 7.0, 8.0, 9.0, 4.0, 5.0];
-    let wide = |width: usize| Array::F32(step_at.iter().flat_map(|&t| vec![t / 8.0; width]).collect());
-    snapshot.put("replay/obs", wide(3));
-    snapshot.put("replay/next_obs", Array::F32(step_at.iter().flat_map(|t| [(t + 2.0) / 8.0; 3]).collect()));
-    snapshot.put("replay/action", Array::F32(vec![0.5, 0.5, 0.5, 0.5, 0.5, 9.0]));
-    snapshot.put("replay/reward", Array::F32(step_at.to_vec()));
-    snapshot.put("replay/flags", Array::U8(vec![2, 0, 0, 0, 0, 0])); // step 6 was truncated
-    snapshot.state.insert("replay/next".into(), 4.into());
-    manifest.progress = Progress { env_steps: 10, ..manifest.progress };
-    checkpoint::write(&place.join("r"), manifest, &snapshot).expect("writable");
-    let two =
-        std::fs::read_to_string(place.join("r/run.toml")).expect("it is there").replace("num_envs = 3", "num_envs = 2");
-    std::fs::write(place.join("r/run.toml"), two).expect("writable");
+/// A short run of SAC, whose buffer holds its last 150 of 402 steps.
+const SAC: &str = r#"
+seed = 3
+threads = 1
 
-    said(&place, "dataset record r --tier replay --steps 100 --format d4rl --out all.hdf5");
+[budget]
+env_steps = 402
+
+[env]
+id = "Pendulum-v1"
+num_envs = 2
+max_episode_steps = 40
+
+[agent.sac]
+num_steps = 3
+buffer_size = 150
+learning_starts = 300
+hidden_sizes = [8]
+batch_size = 8
+
+[eval]
+every = 402
+episodes = 1
+
+[checkpoint]
+every = 402
+"#;
+
+#[test]
+fn a_replay_buffer_is_recorded_oldest_first_environment_by_environment() {
+    let place = folder("replay");
+    write(&place, SAC);
+    assert_eq!(run(&place, "train run.toml --out r").0, 0);
+    said(&place, "dataset record r --tier replay --steps 1000 --format d4rl --out all.hdf5");
     let all = rows(&place, "all.hdf5").0;
-    assert_eq!(all.reward, [4.0, 6.0, 8.0, 5.0, 7.0, 9.0]);
-    assert_eq!(all.truncated, [false, true, true, false, false, true]);
-    assert_eq!(all.last, all.truncated);
-    assert_eq!((all.obs[0], all.next_obs[0], all.action[3]), (0.5, 0.75, 2.0), "the action as the environment got it");
-    said(&place, "dataset record r --tier replay --steps 3 --format d4rl --out oldest.hdf5");
-    assert_eq!(rows(&place, "oldest.hdf5").0.reward, [4.0, 6.0, 5.0]);
+    assert_eq!(all.len(), 150);
+    let (within, beyond) = (all.action.iter().all(|a| a.abs() <= 2.0), all.action.iter().any(|a| a.abs() > 1.0));
+    assert!(within && beyond, "as Pendulum got them, within its own bounds");
+    // 75 steps of each environment, from its step 127 to 201, of episodes of 40: they end with steps 160 and 200, and the rows with 201.
+    let ends: Vec<usize> = (0..150).filter(|&i| all.last[i]).collect();
+    assert_eq!(ends, [33, 73, 74, 108, 148, 149]);
+    for i in (0..149).filter(|i| !all.last[*i]) {
+        assert_eq!(all.next_obs[3 * i..3 * i + 3], all.obs[3 * i + 3..3 * i + 6], "row {i}");
+    }
+    said(&place, "dataset record r --tier replay --steps 10 --format d4rl --out oldest.hdf5");
+    assert_eq!(rows(&place, "oldest.hdf5").0.reward, [&all.reward[..5], &all.reward[75..80]].concat());
 }
 
 #[test]

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::box_policy::{BoxPolicyPass, BoxPolicyShape};
 use crate::check;
+use crate::critics::{TwinCritics, join, smaller};
 use crate::dataset::Batch;
 use crate::learner::{Array, LearnError, Learner, Setup, Snapshot};
-use crate::nn::{Activation, Init, Mlp, Twins, TwinsWorkspace, Workspace};
-use crate::odice::polyak;
+use crate::nn::{Activation, Init, Mlp, Workspace};
 use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, RewardScale};
 use crate::optim::Adam;
 use crate::registry::{AgentConfig, AgentEntry, Part};
@@ -64,7 +64,7 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<IqlConfig>(
     "implicit Q-learning, offline: expectile regression, then advantage-weighted cloning",
     &[
         ("train/vf_loss", "expectile loss of V, mean over rows and updates"),
-        ("train/qf_loss", "squared errors of the two critics, summed over them, mean over rows and updates"),
+        ("train/qf_loss", "half the squared errors of the two critics, summed, mean over rows and updates"),
         ("train/advantage", "Q(s, a) − V(s) by the target critics, mean over rows and updates"),
         ("train/policy_loss", "−w ln π(a|s), mean over rows and updates"),
         ("train/std", "mean standard deviation of the policy"),
@@ -96,36 +96,19 @@ impl AgentConfig for IqlConfig {
 /// Implicit Q-learning.
 pub struct Iql {
     config: IqlConfig,
-    value: Network,
+    critics: TwinCritics,
+    value: Vec<f32>,
     value_mlp: Mlp,
     value_room: Workspace<f32>,
-    critics: Network,
-    twins: Twins,
-    critics_room: TwinsWorkspace<f32>,
-    critics_target: Vec<f32>,
+    value_optimizer: Adam,
+    value_grad: Vec<f32>,
     policy_optimizer: Adam,
     pass: BoxPolicyPass,
     grad: Vec<f32>,
     d_mean: Vec<f32>,
     d_log_std: Vec<f32>,
     weight: Vec<f32>,
-}
-
-/// Parameters with their optimiser and gradient.
-struct Network {
-    params: Vec<f32>,
-    optimizer: Adam,
-    grad: Vec<f32>,
-}
-
-impl Network {
-    fn new(params: Vec<f32>) -> Network {
-        Network { optimizer: Adam::new(params.len(), 1e-8), grad: vec![0.0; params.len()], params }
-    }
-
-    fn step(&mut self, learning_rate: f64) {
-        self.optimizer.step(&mut self.params, &self.grad, learning_rate);
-    }
+    joined: Vec<f32>,
 }
 
 /// Expectile loss of u = target − value and its derivative in the value (Eq. 5): |τ − 1[u < 0]| u².
@@ -150,22 +133,21 @@ impl Iql {
                 Mlp::new(&widths, Activation::Relu).with_precision(precision)
             };
             let value_mlp = network(spec.obs_dim);
-            let twins = Twins::new(network(spec.obs_dim + policy.act_dim()), 2);
-            let critics = Network::new(twins.init(Init::Uniform, rng));
+            let value: Vec<f32> = value_mlp.init(Init::Uniform, rng);
             Iql {
-                value: Network::new(value_mlp.init(Init::Uniform, rng)),
+                critics: TwinCritics::new(network(spec.obs_dim + policy.act_dim()), batch_size, 1e-8, rng),
                 value_room: value_mlp.workspace(batch_size),
                 value_mlp,
-                critics_target: critics.params.clone(),
-                critics,
-                critics_room: twins.workspace(batch_size),
-                twins,
+                value_optimizer: Adam::new(value.len(), 1e-8),
+                value_grad: vec![0.0; value.len()],
+                value,
                 policy_optimizer: Adam::new(policy.params.len(), 1e-8),
                 pass: policy.pass(batch_size),
                 grad: vec![0.0; policy.params.len()],
                 d_mean: Vec::new(),
                 d_log_std: Vec::new(),
                 weight: Vec::new(),
+                joined: Vec::new(),
                 config,
             }
         })
@@ -174,25 +156,24 @@ impl Iql {
 
 impl OfflineUpdate for Iql {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
-        let Iql { config, value, value_mlp, value_room, critics, twins, critics_room, critics_target, .. } = self;
+        let Iql { config, critics, value, value_mlp, value_room, value_grad, joined, .. } = self;
         let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
         let scale = 1.0 / rows as f32;
-        let joined = join_rows(&batch.obs, &batch.action, rows);
+        join(&batch.obs, &batch.action, rows, joined);
 
         // V towards an expectile of the smaller target critic.
-        let q = twins.forward(critics_target, &joined, critics_room, workers);
-        let q: Vec<f32> = (0..rows).map(|i| q[i].min(q[rows + i])).collect();
+        let q: Vec<f32> = smaller(critics.target_values(joined, workers)).collect();
         let (mut vf_loss, mut d_value) = (0.0, Vec::with_capacity(rows));
-        for (v, q) in value_mlp.forward(&value.params, &batch.obs, value_room).iter().zip(&q) {
+        for (v, q) in value_mlp.forward(value, &batch.obs, value_room).iter().zip(&q) {
             let (loss, slope) = expectile_loss(q - v, config.expectile as f32);
             vf_loss += f64::from(loss * scale);
             d_value.push(slope * scale);
         }
-        value_mlp.backward(&value.params, value_room, &d_value, &mut value.grad);
-        value.step(config.learning_rate);
+        value_mlp.backward(value, value_room, &d_value, value_grad);
+        self.value_optimizer.step(value, value_grad, config.learning_rate);
 
         // The policy, weighted by the advantage over the new V.
-        let v = value_mlp.forward(&value.params, &batch.obs, value_room);
+        let v = value_mlp.forward(value, &batch.obs, value_room);
         let advantage: Vec<f32> = q.iter().zip(v).map(|(q, v)| q - v).collect();
         let (beta, clip) = (config.beta as f32, config.weight_clip as f32);
         self.weight.clear();
@@ -203,19 +184,14 @@ impl OfflineUpdate for Iql {
         let (d_mean, d_log_std) = (&mut self.d_mean, &mut self.d_log_std);
         let policy_loss = policy.cloning_loss(mean, &batch.action, Some(&self.weight), d_mean, d_log_std);
         policy.backward(d_mean, d_log_std, &mut self.pass, &mut self.grad, workers);
-        self.policy_optimizer.step(&mut policy.params, &self.grad, anneal * config.learning_rate);
+        self.policy_optimizer.step_on(&mut policy.params, &self.grad, anneal * config.learning_rate, workers);
 
         // The critics towards r + γ V(s'), and their targets after them.
-        let next = value_mlp.forward(&value.params, &batch.next_obs, value_room);
+        let next = value_mlp.forward(value, &batch.next_obs, value_room);
         let gamma = config.gamma as f32;
-        let target: Vec<f32> = (0..rows).map(|i| batch.reward[i] + gamma * batch.bootstraps[i] * next[i]).collect();
-        let q = twins.forward(&critics.params, &joined, critics_room, workers);
-        let errors: Vec<f32> = q.iter().enumerate().map(|(k, q)| q - target[k % rows]).collect();
-        let qf_loss: f64 = errors.iter().map(|e| f64::from(e * e * scale)).sum();
-        let d_q: Vec<f32> = errors.iter().map(|e| 2.0 * scale * e).collect();
-        twins.backward(&critics.params, critics_room, &d_q, &mut critics.grad, workers);
-        critics.step(config.learning_rate);
-        polyak(critics_target, &critics.params, config.tau as f32);
+        let y: Vec<f32> = (0..rows).map(|i| batch.reward[i] + gamma * batch.bootstraps[i] * next[i]).collect();
+        let qf_loss = critics.fit(joined, &y, config.learning_rate, workers).loss;
+        critics.follow(config.tau, workers);
 
         means.add("train/vf_loss", agent.finite("the loss of V", vf_loss)?);
         means.add("train/qf_loss", agent.finite("the critics' loss", qf_loss)?);
@@ -226,28 +202,18 @@ impl OfflineUpdate for Iql {
     }
 
     fn save(&self, snapshot: &mut Snapshot) {
-        snapshot.put("value", Array::F32(self.value.params.clone()));
-        snapshot.put("critics", Array::F32(self.critics.params.clone()));
-        snapshot.put("critics_target", Array::F32(self.critics_target.clone()));
-        self.value.optimizer.save("vf_adam", snapshot);
-        self.critics.optimizer.save("qf_adam", snapshot);
+        snapshot.put("value", Array::F32(self.value.clone()));
+        self.value_optimizer.save("vf_adam", snapshot);
+        self.critics.save(snapshot);
         self.policy_optimizer.save("adam", snapshot);
     }
 
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
-        snapshot.f32_into("value", &mut self.value.params)?;
-        snapshot.f32_into("critics", &mut self.critics.params)?;
-        snapshot.f32_into("critics_target", &mut self.critics_target)?;
-        self.value.optimizer.load("vf_adam", snapshot)?;
-        self.critics.optimizer.load("qf_adam", snapshot)?;
+        snapshot.f32_into("value", &mut self.value)?;
+        self.value_optimizer.load("vf_adam", snapshot)?;
+        self.critics.load(snapshot)?;
         self.policy_optimizer.load("adam", snapshot)
     }
-}
-
-/// Rows of observations with their actions behind them: `[B, obs_dim + act_dim]`.
-pub(crate) fn join_rows(obs: &[f32], action: &[f32], rows: usize) -> Vec<f32> {
-    let pairs = obs.chunks_exact(obs.len() / rows).zip(action.chunks_exact(action.len() / rows));
-    pairs.flat_map(|(obs, action)| obs.iter().chain(action)).copied().collect()
 }
 
 #[cfg(test)]
@@ -270,10 +236,5 @@ mod tests {
             value -= 0.05 * slope;
         }
         assert!((value - 0.7).abs() < 1e-5, "{value}");
-    }
-
-    #[test]
-    fn rows_are_joined_one_by_one() {
-        assert_eq!(join_rows(&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0], 2), [1.0, 2.0, 5.0, 3.0, 4.0, 6.0]);
     }
 }

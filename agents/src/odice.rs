@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::box_policy::{BoxPolicy, BoxPolicyPass, BoxPolicyShape};
 use crate::check;
+use crate::critics::polyak;
 use crate::dataset::Batch;
 use crate::learner::{Array, LearnError, Learner, Metrics, Setup, Snapshot};
 use crate::nn::{Activation, Init, Mlp, Real, Twins, TwinsWorkspace};
@@ -540,7 +541,7 @@ impl OfflineUpdate for Odice {
             || {
                 let cosine = step.gradient(values, params, &transitions, rule);
                 vf_optimizer.step_on(params, &step.grad, config.vf_learning_rate, workers);
-                polyak(target, params, config.tau as f32);
+                polyak(target, params, config.tau as f32, workers);
                 cosine
             },
             || {
@@ -585,11 +586,6 @@ impl OfflineUpdate for Odice {
         self.dead = snapshot.get("dead")?;
         Ok(())
     }
-}
-
-/// Moves `target` by the part `tau` towards `params`.
-pub fn polyak<T: Real>(target: &mut [T], params: &[T], tau: T) {
-    target.iter_mut().zip(params).for_each(|(t, &p)| *t += tau * (p - *t));
 }
 
 #[cfg(test)]
@@ -912,15 +908,6 @@ mod tests {
         near(found[0], 42.271, 1e-2);
         near(found[3], 0.271, 1e-3);
         assert_eq!(taken, Some(8));
-    }
-
-    #[test]
-    fn targets_move_by_tau() {
-        let mut target = [0.0];
-        polyak(&mut target, &[1.0], 0.005);
-        assert_eq!(target, [0.005]);
-        polyak(&mut target, &[1.0], 0.005);
-        near(target[0], 0.009_975, 1e-12);
     }
 
     /// Twin networks of two hidden layers in double precision.

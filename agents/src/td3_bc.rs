@@ -10,11 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::box_policy::{BoxPolicyPass, BoxPolicyShape};
 use crate::check;
+use crate::critics::{Judge, TwinCritics, join, polyak, smaller};
 use crate::dataset::Batch;
-use crate::iql::join_rows;
 use crate::learner::{Array, LearnError, Learner, Setup, Snapshot};
-use crate::nn::{Activation, Init, Mlp, Twins, TwinsWorkspace};
-use crate::odice::polyak;
+use crate::nn::{Activation, Mlp};
 use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate};
 use crate::on_policy::load_stream;
 use crate::optim::Adam;
@@ -66,8 +65,8 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<Td3BcConfig>(
     "td3_bc",
     "TD3+BC, offline: twin delayed critics, and a policy that stays near the dataset's actions",
     &[
-        ("train/qf_loss", "squared errors of the two critics, summed over them, mean over rows and updates"),
-        ("train/q_value", "Q(s, a) of the first critic, mean over rows and updates"),
+        ("train/qf_loss", "half the squared errors of the two critics, summed, mean over rows and updates"),
+        ("train/q_value", "smaller critic's value of the dataset's actions, mean over rows and updates"),
         ("train/policy_loss", "−λ Q(s, π(s)) + (π(s) − a)², mean over rows and policy updates"),
         (
             "train/squared_error",
@@ -102,17 +101,13 @@ impl AgentConfig for Td3BcConfig {
 /// TD3+BC.
 pub struct Td3Bc {
     config: Td3BcConfig,
-    twins: Twins,
-    critics: Vec<f32>,
-    critics_target: Vec<f32>,
-    critics_optimizer: Adam,
-    critics_grad: Vec<f32>,
-    room: TwinsWorkspace<f32>,
+    critics: TwinCritics,
     policy_target: Vec<f32>,
     policy_optimizer: Adam,
     pass: BoxPolicyPass,
     grad: Vec<f32>,
     d_mean: Vec<f32>,
+    joined: Vec<f32>,
     /// Of the target actions.
     noise: NumpyRng,
 }
@@ -129,20 +124,15 @@ impl Td3Bc {
         let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: false, precision };
         Offline::new(common, &shape, setup, |spec, policy, _, rng| {
             let widths = [&[spec.obs_dim + policy.act_dim()], &config.hidden_sizes[..], &[1]].concat();
-            let twins = Twins::new(Mlp::new(&widths, Activation::Relu).with_precision(precision), 2);
-            let critics: Vec<f32> = twins.init(Init::Uniform, rng);
+            let mlp = Mlp::new(&widths, Activation::Relu).with_precision(precision);
             Td3Bc {
-                critics_target: critics.clone(),
-                critics_optimizer: Adam::new(critics.len(), 1e-8),
-                critics_grad: vec![0.0; critics.len()],
-                critics,
-                room: twins.workspace(batch_size),
-                twins,
+                critics: TwinCritics::new(mlp, batch_size, 1e-8, rng),
                 policy_target: policy.params.clone(),
                 policy_optimizer: Adam::new(policy.params.len(), 1e-8),
                 pass: policy.pass(batch_size),
                 grad: vec![0.0; policy.params.len()],
                 d_mean: Vec::new(),
+                joined: Vec::new(),
                 noise: Seed(seed).stream("target noise", 0),
                 config,
             }
@@ -152,9 +142,9 @@ impl Td3Bc {
 
 impl OfflineUpdate for Td3Bc {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
-        let Td3Bc { config, twins, critics, critics_target, room, pass, .. } = self;
+        let Td3Bc { config, critics, pass, joined, d_mean, .. } = self;
         let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
-        let (scale, act_dim) = (1.0 / rows as f32, policy.act_dim());
+        let act_dim = policy.act_dim();
 
         // Target actions with clipped noise, inside the box; then the critics.
         let (low, high) = policy.bounds();
@@ -165,60 +155,51 @@ impl OfflineUpdate for Td3Bc {
             let noise = noise.clamp(-config.noise_clip, config.noise_clip) as f32;
             *a = (*a + noise * (high - low) / 2.0).clamp(low, high);
         }
-        let next = twins.forward(critics_target, &join_rows(&batch.next_obs, &next_action, rows), room, workers);
-        let gamma = config.gamma as f32;
-        let target: Vec<f32> =
-            (0..rows).map(|i| batch.reward[i] + gamma * batch.bootstraps[i] * next[i].min(next[rows + i])).collect();
-        let q = twins.forward(critics, &join_rows(&batch.obs, &batch.action, rows), room, workers);
-        let errors: Vec<f32> = q.iter().enumerate().map(|(k, q)| q - target[k % rows]).collect();
-        let q_value: f64 = q[..rows].iter().map(|&q| f64::from(q * scale)).sum();
-        let qf_loss: f64 = errors.iter().map(|e| f64::from(e * e * scale)).sum();
-        let d_q: Vec<f32> = errors.iter().map(|e| 2.0 * scale * e).collect();
-        twins.backward(critics, room, &d_q, &mut self.critics_grad, workers);
-        self.critics_optimizer.step(critics, &self.critics_grad, config.learning_rate);
-        means.add("train/qf_loss", agent.finite("the critics' loss", qf_loss)?);
-        means.add("train/q_value", q_value);
+        join(&batch.next_obs, &next_action, rows, joined);
+        let next = smaller(critics.target_values(joined, workers));
+        let rewards = batch.reward.iter().zip(&batch.bootstraps);
+        let y: Vec<f32> = rewards.zip(next).map(|((r, b), q)| r + config.gamma as f32 * b * q).collect();
+        join(&batch.obs, &batch.action, rows, joined);
+        let losses = critics.fit(joined, &y, config.learning_rate, workers);
+        means.add("train/qf_loss", agent.finite("the critics' loss", losses.loss)?);
+        means.add("train/q_value", losses.q_value);
         if !(agent.progress.grad_steps + 1).is_multiple_of(config.policy_delay as u64) {
             return Ok(());
         }
 
-        // The policy along the first critic, and near the data.
+        // The policy along the first critic, and near the data; then the targets.
         let policy = &mut agent.policy;
-        let mean = policy.means(&policy.params, &batch.obs, pass, workers).to_vec();
-        let squares = policy.squared_loss(&mean, &batch.action, &mut self.d_mean);
-        let q = twins.forward(critics, &join_rows(&batch.obs, &mean, rows), room, workers);
-        let size: f64 = q[..rows].iter().map(|&q| f64::from(q.abs() * scale)).sum();
-        let lambda = config.alpha / size.max(1e-8);
-        let q_mean: f64 = q[..rows].iter().map(|&q| f64::from(q * scale)).sum();
-        let d_q: Vec<f32> = (0..2 * rows).map(|k| if k < rows { -(lambda as f32) * scale } else { 0.0 }).collect();
-        let d_joined = twins.backward_input(critics, room, &d_q, workers);
-        let obs_dim = d_joined.len() / rows - act_dim;
-        for (d, row) in self.d_mean.chunks_exact_mut(act_dim).zip(d_joined.chunks_exact(obs_dim + act_dim)) {
-            d.iter_mut().zip(&row[obs_dim..]).for_each(|(d, &x)| *d += x);
+        let mean = policy.means(&policy.params, &batch.obs, pass, workers);
+        let squares = policy.squared_loss(mean, &batch.action, d_mean);
+        join(&batch.obs, mean, rows, joined);
+        let q = &critics.values(joined, workers)[..rows];
+        let average = |f: &dyn Fn(f32) -> f32| q.iter().map(|&q| f64::from(f(q))).sum::<f64>() / rows as f64;
+        let lambda = config.alpha / average(&f32::abs).max(1e-8);
+        let q_mean = average(&|q| q);
+        let slope = critics.slope(Judge::First, workers);
+        let obs_dim = slope.len() / rows - act_dim;
+        for (d, row) in d_mean.chunks_exact_mut(act_dim).zip(slope.chunks_exact(obs_dim + act_dim)) {
+            d.iter_mut().zip(&row[obs_dim..]).for_each(|(d, &x)| *d -= lambda as f32 * x);
         }
-        policy.backward(&self.d_mean, &[], pass, &mut self.grad, workers);
-        self.policy_optimizer.step(&mut policy.params, &self.grad, config.learning_rate);
-        polyak(critics_target, critics, config.tau as f32);
-        polyak(&mut self.policy_target, &policy.params, config.tau as f32);
+        policy.backward(d_mean, &[], pass, &mut self.grad, workers);
+        self.policy_optimizer.step_on(&mut policy.params, &self.grad, config.learning_rate, workers);
+        critics.follow(config.tau, workers);
+        polyak(&mut self.policy_target, &policy.params, config.tau as f32, workers);
         means.add("train/policy_loss", agent.finite("the policy's loss", squares - lambda * q_mean)?);
         means.add("train/squared_error", squares);
         Ok(())
     }
 
     fn save(&self, snapshot: &mut Snapshot) {
-        snapshot.put("critics", Array::F32(self.critics.clone()));
-        snapshot.put("critics_target", Array::F32(self.critics_target.clone()));
         snapshot.put("policy_target", Array::F32(self.policy_target.clone()));
-        self.critics_optimizer.save("qf_adam", snapshot);
+        self.critics.save(snapshot);
         self.policy_optimizer.save("adam", snapshot);
         snapshot.state.insert("noise".into(), self.noise.save().into());
     }
 
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
-        snapshot.f32_into("critics", &mut self.critics)?;
-        snapshot.f32_into("critics_target", &mut self.critics_target)?;
         snapshot.f32_into("policy_target", &mut self.policy_target)?;
-        self.critics_optimizer.load("qf_adam", snapshot)?;
+        self.critics.load(snapshot)?;
         self.policy_optimizer.load("adam", snapshot)?;
         self.noise = load_stream(snapshot, "noise")?;
         Ok(())
