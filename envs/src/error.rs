@@ -58,6 +58,14 @@ pub enum EnvError {
         /// NaN or an infinity.
         value: f64,
     },
+    /// A world's setting does not fit, or a world contradicts itself.
+    #[error("world `{name}`: {message}")]
+    World {
+        /// The world's name.
+        name: String,
+        /// What is wrong and what would do.
+        message: String,
+    },
     /// A saved state does not belong to this environment.
     #[error("environment `{id}`: the saved state does not fit: {message}")]
     State {

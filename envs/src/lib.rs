@@ -2,7 +2,7 @@
 //!
 //! An [`Env`] is one Markov decision process; a [`Lane`] is one environment with its place in an episode, the only
 //! part of the library that knows that environments restart. Environments come from a [`Registry`] by id, native where
-//! there is a Rust version, through Python's Gymnasium otherwise.
+//! there is a Rust version, through Python's Gymnasium otherwise. A [`World`](world::World) is what a GFlowNet builds objects in.
 //!
 //! [`hdf5`] reads and writes the files of datasets, since it shares the interpreter with Gymnasium.
 //!
@@ -23,6 +23,7 @@ mod registry;
 pub mod rng;
 mod space;
 mod time_limit;
+pub mod world;
 
 pub use env::{Argument, Env, EnvSpec, Outcome};
 pub use error::EnvError;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::world::{World, WorldConfigError, WorldRegistry};
 use crate::{Env, EnvError};
 
 /// What steps the environment.
@@ -19,6 +20,9 @@ pub enum Backend {
     Native,
     /// Python's Gymnasium.
     Gymnasium,
+    /// Nothing: it is a world, in which objects are built. A run file says so by its table `[world.NAME]`.
+    #[serde(skip)]
+    World,
 }
 
 /// The `[env]` table of a run file.
@@ -60,6 +64,19 @@ impl EnvConfig {
             kwargs: toml::Table::new(),
         }
     }
+
+    /// The world `name` with the given settings, of which `changed` are not at their defaults: its id tells it from others,
+    /// `hyper_grid(ndim=4 height=20)`.
+    pub fn world(name: &str, settings: toml::Table, changed: &[(&str, String)]) -> EnvConfig {
+        let changed: Vec<String> = changed.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let id = if changed.is_empty() { name.into() } else { format!("{name}({})", changed.join(" ")) };
+        EnvConfig { backend: Backend::World, kwargs: settings, ..EnvConfig::new(&id) }
+    }
+
+    /// Whether it is a world.
+    pub fn is_world(&self) -> bool {
+        self.backend == Backend::World
+    }
 }
 
 /// A native environment: its id, a sentence, and how it is made.
@@ -77,6 +94,8 @@ pub struct EnvEntry {
 #[derive(Clone)]
 pub struct Registry {
     entries: BTreeMap<&'static str, EnvEntry>,
+    /// Worlds by name.
+    pub worlds: WorldRegistry,
     /// Where environments are filmed to; shared with clones, which a learner may hold.
     film: Arc<OnceLock<PathBuf>>,
 }
@@ -86,7 +105,8 @@ impl Default for Registry {
     fn default() -> Registry {
         let entries =
             crate::classic::ENTRIES.into_iter().chain(crate::mujoco::ENTRIES).chain(crate::closed_form::ENTRIES);
-        Registry { entries: entries.map(|entry| (entry.id, entry)).collect(), film: Arc::default() }
+        let entries = entries.map(|entry| (entry.id, entry)).collect();
+        Registry { entries, worlds: WorldRegistry::default(), film: Arc::default() }
     }
 }
 
@@ -101,8 +121,25 @@ impl Registry {
         self.entries.values()
     }
 
-    /// What would step this environment: `native` or `gymnasium`.
+    /// Makes the world that `config` names.
+    ///
+    /// # Errors
+    /// A name that is not known, or settings that the world refuses.
+    pub fn world(&self, config: &EnvConfig) -> Result<Box<dyn World>, EnvError> {
+        let name = config.id.split('(').next().unwrap_or_default();
+        let unknown = || EnvError::Invalid { id: config.id.clone(), message: "no world has this name".into() };
+        let entry = self.worlds.get(name).ok_or_else(unknown)?;
+        (entry.make)(&config.kwargs).map_err(|error| match error {
+            WorldConfigError::Value(error) => error,
+            parse => EnvError::World { name: name.into(), message: parse.to_string() },
+        })
+    }
+
+    /// What would step this environment: `native`, `gymnasium`, or `world` where nothing would.
     pub fn backend(&self, config: &EnvConfig) -> &'static str {
+        if config.is_world() {
+            return "world";
+        }
         let native = config.backend != Backend::Gymnasium && self.entries.contains_key(config.id.as_str());
         if native { "native" } else { "gymnasium" }
     }
@@ -118,6 +155,12 @@ impl Registry {
     /// # Errors
     /// An id that neither side knows, or settings that the environment refuses.
     pub fn make(&self, config: &EnvConfig) -> Result<Box<dyn Env>, EnvError> {
+        if config.is_world() {
+            let message =
+                "it is a world, for agents such as tb; this one acts in an environment: write [env] in its place"
+                    .into();
+            return Err(EnvError::World { name: config.id.clone(), message });
+        }
         let film = self.film.get().map(PathBuf::as_path);
         match (config.backend, self.entries.get(config.id.as_str()).filter(|_| film.is_none())) {
             (Backend::Auto | Backend::Native, Some(entry)) => (entry.make)(config),
