@@ -13,6 +13,9 @@ const WIDTH: usize = 16;
 /// Length of the inner dimension that a panel holds: 16 KiB of `f32`, half of the nearest cache.
 const DEPTH: usize = 256;
 
+/// Up to this many rows a panel is read where it is stored: copying it would cost as much as the product.
+const FEW_ROWS: usize = 12;
+
 /// From this row length on, rows under one another fall on the same few cache lines, and a transposed left factor is copied
 /// first.
 const LONG_ROW: usize = 128;
@@ -45,9 +48,14 @@ pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: 
                 Left::Rows(&a.data()[start..], a.leading())
             };
             for first in (0..cols).step_by(WIDTH) {
-                pack(b, start, depth, first, panel);
-                let (panel, _) = panel.as_chunks::<WIDTH>();
-                columns(left, panel, rows, Place { first, cols, add: add || start > 0 }, out);
+                let place = Place { first, cols, add: add || start > 0 };
+                if rows <= FEW_ROWS && !b.is_transposed() && first + WIDTH <= cols {
+                    let right = Right::Stored(&b.data()[start * b.leading() + first..], b.leading(), depth);
+                    columns(left, right, rows, place, out);
+                } else {
+                    pack(b, start, depth, first, panel);
+                    columns(left, Right::Packed(panel.as_chunks::<WIDTH>().0), rows, place, out);
+                }
             }
         }
     });
@@ -75,6 +83,28 @@ fn times_column<T: Real>(a: Matrix<T>, b: &[T], out: &mut [T], add: bool) {
 enum Left<'a, T> {
     Rows(&'a [T], usize),
     Columns(&'a [T], usize),
+}
+
+/// A panel of the right factor: copied together, or where it is stored, with the distance between its rows and their number.
+#[derive(Clone, Copy)]
+enum Right<'a, T> {
+    Packed(&'a [[T; WIDTH]]),
+    Stored(&'a [T], usize, usize),
+}
+
+impl<'a, T> Right<'a, T> {
+    fn depth(&self) -> usize {
+        match self {
+            Right::Packed(panel) => panel.len(),
+            Right::Stored(_, _, depth) => *depth,
+        }
+    }
+
+    /// The rows of a stored panel.
+    #[inline(always)]
+    fn stored(data: &'a [T], stride: usize, depth: usize) -> impl Iterator<Item = &'a [T; WIDTH]> {
+        data.chunks(stride).take(depth).map_while(|row| row.first_chunk::<WIDTH>())
+    }
 }
 
 /// Where a panel's product goes: from column `first` of a result with `cols` columns.
@@ -109,31 +139,35 @@ fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: 
 }
 
 /// The product with a panel, in blocks of rows.
-fn columns<T: Real>(left: Left<T>, panel: &[[T; WIDTH]], rows: usize, place: Place, out: &mut [T]) {
+fn columns<T: Real>(left: Left<T>, right: Right<T>, rows: usize, place: Place, out: &mut [T]) {
     let mut row = 0;
     while row < rows {
         row += match rows - row {
-            6.. => block::<T, 6>(left, panel, row, place, out),
-            4.. => block::<T, 4>(left, panel, row, place, out),
-            2.. => block::<T, 2>(left, panel, row, place, out),
-            _ => block::<T, 1>(left, panel, row, place, out),
+            6.. => block::<T, 6>(left, right, row, place, out),
+            4.. => block::<T, 4>(left, right, row, place, out),
+            2.. => block::<T, 2>(left, right, row, place, out),
+            _ => block::<T, 1>(left, right, row, place, out),
         };
     }
 }
 
 /// `R` rows from `row` on; returns `R`.
-fn block<T: Real, const R: usize>(
-    left: Left<T>,
-    panel: &[[T; WIDTH]],
-    row: usize,
-    place: Place,
-    out: &mut [T],
-) -> usize {
-    let sums = match left {
-        Left::Rows(data, stride) => {
-            sums_of_rows::<T, R>(std::array::from_fn(|i| &data[(row + i) * stride..][..panel.len()]), panel)
+fn block<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, place: Place, out: &mut [T]) -> usize {
+    let rows = |data, stride| -> [&[T]; R] {
+        let data: &[T] = data;
+        std::array::from_fn(|i| &data[(row + i) * stride..][..right.depth()])
+    };
+    let sums = match (left, right) {
+        (Left::Rows(data, stride), Right::Packed(panel)) => sums_of_rows::<T, R>(rows(data, stride), panel),
+        (Left::Rows(data, stride), Right::Stored(panel, apart, depth)) => {
+            sums_of_rows_stored::<T, R>(rows(data, stride), panel, apart, depth)
         }
-        Left::Columns(data, stride) => sums_of_columns::<T, R>(&data[row..], stride, panel),
+        (Left::Columns(data, stride), Right::Packed(panel)) => {
+            sums_of_columns::<T, R, _>(&data[row..], stride, panel.iter())
+        }
+        (Left::Columns(data, stride), Right::Stored(panel, apart, depth)) => {
+            sums_of_columns::<T, R, _>(&data[row..], stride, Right::stored(panel, apart, depth))
+        }
     };
     for (i, sums) in sums.iter().enumerate() {
         let out = &mut out[(row + i) * place.cols + place.first..];
@@ -148,7 +182,7 @@ fn block<T: Real, const R: usize>(
     R
 }
 
-// The two functions below are not inlined, and nothing in their loops can panic: so the compiler keeps all sums in
+// The functions below are not inlined, and nothing in their loops can panic: so the compiler keeps all sums in
 // registers.
 
 /// `R` rows, each of the panel's length, times the panel.
@@ -167,9 +201,34 @@ fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]]) 
     sums
 }
 
+/// The same with a panel whose rows are `apart` numbers from one another.
+#[inline(never)]
+fn sums_of_rows_stored<T: Real, const R: usize>(
+    rows: [&[T]; R],
+    panel: &[T],
+    apart: usize,
+    depth: usize,
+) -> [[T; WIDTH]; R] {
+    let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..depth]);
+    let mut sums = [[T::zero(); WIDTH]; R];
+    for (right, k) in Right::stored(panel, apart, depth).zip(0..depth) {
+        for i in 0..R {
+            let left = rows[i][k];
+            for j in 0..WIDTH {
+                sums[i][j] = multiply_add(left, right[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
+
 /// `R` rows that lie side by side, `stride` numbers from one column to the next, times the panel.
 #[inline(never)]
-fn sums_of_columns<T: Real, const R: usize>(columns: &[T], stride: usize, panel: &[[T; WIDTH]]) -> [[T; WIDTH]; R] {
+fn sums_of_columns<'a, T: Real, const R: usize, P: Iterator<Item = &'a [T; WIDTH]>>(
+    columns: &[T],
+    stride: usize,
+    panel: P,
+) -> [[T; WIDTH]; R] {
     let mut sums = [[T::zero(); WIDTH]; R];
     for (column, right) in columns.chunks(stride).zip(panel) {
         let Some(column) = column.first_chunk::<R>() else { break };

@@ -17,10 +17,10 @@ impl<T: Real> Normalized<T> {
         Normalized { x_hat: vec![T::zero(); capacity * width], inverse_std: vec![T::zero(); capacity] }
     }
 
-    /// Normalises `x`, `[rows, width]`, in place; `gain` and `shift` are `[width]`.
-    pub(super) fn forward(&mut self, x: &mut [T], gain: &[T], shift: &[T]) {
+    /// Normalises `x`, `[rows, width]`, in place, as the rows from `first` on; `gain` and `shift` are `[width]`.
+    pub(super) fn forward(&mut self, x: &mut [T], gain: &[T], shift: &[T], first: usize) {
         let width = gain.len();
-        let kept = self.x_hat.chunks_exact_mut(width).zip(&mut self.inverse_std);
+        let kept = self.x_hat.chunks_exact_mut(width).zip(&mut self.inverse_std).skip(first);
         for (x, (x_hat, inverse_std)) in x.chunks_exact_mut(width).zip(kept) {
             *inverse_std = normalize(x);
             x_hat.copy_from_slice(x);

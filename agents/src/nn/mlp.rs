@@ -68,6 +68,11 @@ pub struct Workspace<T> {
 }
 
 impl<T> Workspace<T> {
+    /// Forgets the rows of earlier passes.
+    pub fn clear(&mut self) {
+        self.rows = 0;
+    }
+
     /// The result of the last [`Mlp::backward_input`].
     pub(super) fn d_input(&self, mlp: &Mlp) -> &[T] {
         &self.passed[0][..self.rows * mlp.num_inputs()]
@@ -199,29 +204,40 @@ impl Mlp {
     /// Outputs `[rows, num_outputs]` for `input`, `[rows, num_inputs]`; activations stay in the workspace for
     /// [`backward`](Mlp::backward).
     pub fn forward<'w, T: Real>(&self, params: &[T], input: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
-        let rows = input.len() / self.num_inputs();
+        workspace.rows = 0;
+        self.forward_more(params, input, workspace)
+    }
+
+    /// The same for rows that join those already in the workspace, under the same parameters: [`backward`](Mlp::backward) then
+    /// goes over all of them. Returns the outputs of the new ones.
+    pub fn forward_more<'w, T: Real>(&self, params: &[T], input: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
+        let (before, new) = (workspace.rows, input.len() / self.num_inputs());
+        let rows = before + new;
         assert!(rows <= workspace.capacity, "{rows} rows in a workspace for {}", workspace.capacity);
-        assert_eq!(input.len(), rows * self.num_inputs(), "whole rows");
+        assert_eq!(input.len(), new * self.num_inputs(), "whole rows");
         workspace.rows = rows;
-        workspace.values[0][..input.len()].copy_from_slice(input);
+        workspace.values[0][before * self.num_inputs()..][..input.len()].copy_from_slice(input);
         for (i, layer) in self.layers.iter().enumerate() {
             let (inputs, outputs) = workspace.values.split_at_mut(i + 1);
-            let out = &mut outputs[0][..rows * layer.outputs];
+            let input = &inputs[i][before * layer.inputs..];
+            let out = &mut outputs[0][before * layer.outputs..rows * layer.outputs];
             let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-            matmul(Matrix::new(&inputs[i], rows, layer.inputs), weight, out, self.precision_of(i));
+            matmul(Matrix::new(input, new, layer.inputs), weight, out, self.precision_of(i));
             let bias = &params[layer.bias.clone()];
             for row in out.chunks_exact_mut(layer.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
             if i + 1 < self.layers.len() {
                 if let (Some((gain, shift)), Some(normalized)) = (layer.norm(params), &mut workspace.normalized[i]) {
-                    normalized.forward(out, gain, shift);
+                    normalized.forward(out, gain, shift, before);
                 }
-                self.activation.apply_keeping(out, &mut workspace.slopes[i]);
+                let slopes = &mut workspace.slopes[i];
+                let kept = if slopes.is_empty() { 0 } else { before * layer.outputs };
+                self.activation.apply_keeping(out, &mut slopes[kept..]);
             }
         }
         let last = self.layers.len();
-        &workspace.values[last][..rows * self.num_outputs()]
+        &workspace.values[last][before * self.num_outputs()..rows * self.num_outputs()]
     }
 
     /// Writes the gradient of a loss in the parameters into `grad`, `[num_params]`, given its gradient in the outputs
@@ -486,6 +502,26 @@ mod tests {
     fn forward_backward_and_tangents_agree_with_autograd() {
         agrees_with_autograd::<f32>(Kind::Float, 1e-5);
         agrees_with_autograd::<f64>(Kind::Double, 1e-12);
+    }
+
+    #[test]
+    fn rows_that_join_others_give_what_all_give_at_once() {
+        let mut rng = NumpyRng::new(4);
+        for mlp in [Mlp::new(&[5, 9, 3], Activation::Tanh), Mlp::normalized(&[5, 9, 9, 3], Activation::Silu)] {
+            let params: Vec<f64> = mlp.init(Init::Uniform, &mut rng);
+            let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
+            let (input, d_output) = (draw(7 * 5), draw(7 * 3));
+            let [(at_once, grad), (in_parts, same)] = [[0, 7].as_slice(), &[0, 2, 3, 7]].map(|ends| {
+                let (mut workspace, mut grad) = (mlp.workspace(7), vec![0.0; mlp.num_params()]);
+                for part in ends.windows(2) {
+                    mlp.forward_more(&params, &input[part[0] * 5..part[1] * 5], &mut workspace);
+                }
+                mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                (mlp.output(&workspace).to_vec(), grad)
+            });
+            let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
+            assert!(near(&at_once, &in_parts) && near(&grad, &same));
+        }
     }
 
     #[test]
