@@ -45,7 +45,7 @@ pub fn evaluate<P: Act>(
     // Only the first counts: an environment that plays several episodes warns once, as several that play one each do not.
     let warned = warnings.into_iter().enumerate().find_map(|(j, warning)| Some((j, warning?)));
     let warning = warned.map(|(j, warning)| format!("evaluation episode {j}: {warning}"));
-    Ok(Evaluation { episodes, warning })
+    Ok(Evaluation { episodes, warning, ..Default::default() })
 }
 
 /// A step that was played.

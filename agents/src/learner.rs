@@ -68,6 +68,11 @@ pub trait Learner: Send {
         Err(LearnError::Unsuitable("this agent keeps no replay buffer; an off-policy agent does".into()))
     }
 
+    /// Draws finished objects from the policy; `None` where the agent builds none.
+    fn sample(&mut self, _count: usize, _seed: u64) -> Result<Option<Vec<Drawn>>, LearnError> {
+        Ok(None)
+    }
+
     /// All that is needed to go on from here exactly.
     fn save(&self) -> Snapshot;
 
@@ -179,12 +184,32 @@ pub struct Evaluation {
     pub episodes: Vec<Episode>,
     /// The first thing that an environment had to say, such as a simulation that became unstable.
     pub warning: Option<String>,
+    /// Other numbers for the log.
+    pub metrics: Metrics,
+    /// What the best checkpoint is chosen by, higher is better; the mean return where it is not said.
+    pub score: Option<f64>,
+}
+
+/// An object that a policy built.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Drawn {
+    /// As text.
+    pub object: String,
+    /// ln R.
+    pub log_reward: f64,
+    /// Estimate of the probability's logarithm, by backward importance sampling.
+    pub log_prob: f64,
 }
 
 impl Evaluation {
     /// Mean return.
     pub fn mean_reward(&self) -> f64 {
         self.episodes.iter().map(|e| e.reward).sum::<f64>() / self.episodes.len() as f64
+    }
+
+    /// What the best checkpoint is chosen by.
+    pub fn score(&self) -> f64 {
+        self.score.unwrap_or_else(|| self.mean_reward())
     }
 
     /// Population standard deviation of the returns.

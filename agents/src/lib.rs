@@ -15,6 +15,7 @@ pub mod evaluate;
 pub mod exact;
 pub mod fma_pg;
 pub mod full_batch;
+pub mod gflownet;
 pub mod harpg;
 pub mod inner;
 pub mod iql;

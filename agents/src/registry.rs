@@ -223,7 +223,8 @@ impl Default for AgentRegistry {
             crate::td3_bc::ENTRY,
             crate::trpo::ENTRY,
         ];
-        AgentRegistry { entries: entries.into_iter().map(|entry| (entry.name, entry)).collect() }
+        let entries = entries.into_iter().chain(crate::gflownet::agents::ENTRIES);
+        AgentRegistry { entries: entries.map(|entry| (entry.name, entry)).collect() }
     }
 }
 

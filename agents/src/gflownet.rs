@@ -1,0 +1,18 @@
+//! Generative flow networks: samplers that build objects step by step with probability proportional to a reward.
+//!
+//! All balance objectives are losses on one residual vector ([`residual`]); trajectories are drawn side by side
+//! ([`sampler`]) through networks that see every state once ([`pass`]).
+
+pub mod agents;
+pub mod evaluate;
+pub mod exact;
+pub mod learner;
+pub mod objective;
+pub mod pass;
+pub mod replay;
+pub mod residual;
+pub mod sampler;
+pub mod settings;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,470 @@
+//! A GFlowNet in training: one iteration draws a batch of trajectories, some of them again, and takes one optimiser step.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bregman_envs::rng::{NumpyRng, Seed};
+use bregman_envs::world::{World, check_world, state_hash};
+use bregman_envs::{Backend, Episode};
+
+use super::evaluate::Judge;
+use super::exact::Graph;
+use super::objective::{Objective, Scratch};
+use super::pass::{FlowNetworks, NetworkShape};
+use super::replay::{Replay, ReplayKind};
+use super::sampler::{BackwardPolicy, Behaviour, Sampler};
+use super::settings::GflownetConfig;
+use crate::check;
+use crate::learner::{
+    Array, Drawn, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot,
+};
+use crate::on_policy::load_stream;
+use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::workers::Workers;
+
+/// How many of the best objects the log averages over.
+const TOP: usize = 100;
+
+/// ln Z as a parameter of trajectory balance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogZ {
+    /// Adam's step size for it.
+    pub learning_rate: f64,
+    /// Where it starts; the first batch's mean ζ where it is not said.
+    pub init: Option<f64>,
+}
+
+/// What every GFlowNet logs.
+pub const METRICS: &[(&str, &str)] = &[
+    ("train/loss", "the objective's loss, mean over the row's optimiser steps"),
+    ("train/log_z", "ln Z as learned: a parameter, the initial state's log flow, or the batch's mean ζ"),
+    ("train/log_reward", "mean ln R of freshly drawn objects"),
+    ("train/log_reward_best", "mean ln R of the 100 best different objects drawn in training so far"),
+    ("train/modes", "different modes among all objects drawn in training so far, where the world has modes"),
+    ("train/states", "different states per transition of a batch: what the networks evaluate"),
+    ("train/grad_norm", "norm of the networks' gradient before clipping, mean over the row's optimiser steps"),
+    ("train/learning_rate", "Adam's step size"),
+    ("train/epsilon", "part of training actions that are uniform"),
+    ("train/n_updates", "optimiser steps since the start"),
+    ("eval/elbo", "mean ζ of objects drawn from the policy: at most ln Z in the mean"),
+    (
+        "eval/eubo",
+        "mean ζ of objects drawn from the target, paths drawn backwards: at least ln Z in the mean; it sees missing modes",
+    ),
+    ("eval/log_z_is", "ln of the mean of exp ζ over objects drawn from the policy: ln Z by importance sampling"),
+    ("eval/log_z_error", "distance of train/log_z from ln Z, where that is known"),
+    ("eval/l1", "sum over all objects of the distance of p from R/Z, p exact by pushing mass through the graph"),
+    ("eval/tv", "total variation between p and R/Z, exact: half of l1"),
+    ("eval/js", "Jensen-Shannon divergence between p and R/Z, exact, in nats"),
+    ("eval/empirical_l1", "the same sum with the frequencies of the evaluation's objects in place of p"),
+    ("eval/l1_floor", "what empirical_l1 is in the mean for as many objects from R/Z itself"),
+    ("eval/modes", "different modes among the evaluation's objects"),
+    (
+        "eval/reward_error",
+        "relative distance of the evaluation objects' mean R from that under R/Z, where that is known",
+    ),
+    (
+        "eval/marginal_error",
+        "root mean square z-score of how often each input is on, where the target's marginals are known; 1 for exact samples",
+    ),
+    ("eval/spearman", "rank correlation of ln p̂ and ln R over the test objects, p̂ by backward importance sampling"),
+    ("eval/pearson", "correlation of ln p̂ and ln R over the test objects"),
+];
+
+/// A GFlowNet in training.
+pub struct Gflownet {
+    config: GflownetConfig,
+    objective: Objective,
+    log_z_settings: LogZ,
+    setup: Setup,
+    world: Arc<dyn World>,
+    sampler: Sampler<f32>,
+    params: Vec<f32>,
+    grad: Vec<f32>,
+    adam: Adam,
+    /// ln Z: the parameter, or the last batch's mean ζ.
+    log_z: [f32; 1],
+    adam_log_z: Adam,
+    rng: NumpyRng,
+    replay: Replay,
+    /// What replay and local search have drawn, as rows.
+    drawn: Vec<i32>,
+    actions: Vec<usize>,
+    ends: Vec<usize>,
+    modes: HashSet<u64>,
+    /// ln R and hash of the best different objects, best first.
+    best: Vec<(f64, u64)>,
+    scratch: Scratch,
+    judge: Judge,
+    progress: Progress,
+    workers: Workers,
+}
+
+/// Sums over the optimiser steps of a row.
+#[derive(Default)]
+struct Sums {
+    steps: f64,
+    loss: f64,
+    log_reward: f64,
+    objects: f64,
+    states: f64,
+    grad_norm: f64,
+}
+
+impl Gflownet {
+    /// Fresh networks in a world; `log_z` where it is a parameter.
+    ///
+    /// # Errors
+    /// Settings out of range or that do not fit the world, or a world that contradicts itself.
+    pub fn new(
+        config: GflownetConfig,
+        objective: Objective,
+        log_z: LogZ,
+        setup: &Setup,
+    ) -> Result<Gflownet, LearnError> {
+        config.validate()?;
+        let world = make_world(setup)?;
+        suits(&config, objective, world.as_ref())?;
+        check_world(world.as_ref(), 8, setup.seed)?;
+        let seed = Seed(setup.seed);
+        let learned = config.backward_policy == BackwardPolicy::Learned && objective.has_backward();
+        let shape = NetworkShape {
+            hidden_sizes: config.hidden_sizes.clone(),
+            activation: config.activation,
+            tied: config.tied,
+            backward: learned,
+            flow: objective.has_flow(),
+        };
+        let nets = FlowNetworks::new(world.spec(), &shape);
+        let params: Vec<f32> = nets.init(&mut seed.stream("init", 0));
+        let spec = world.spec();
+        let mut rows = Sampler::<f32>::rows_for(world.as_ref(), config.num_trajectories);
+        if !objective.has_backward() {
+            // Flow matching looks at every parent of every visited state.
+            rows *= 1 + spec.num_backward;
+        }
+        if config.local_search > 0 {
+            rows *= 2 + 2 * config.local_search;
+        }
+        let rows = spec.num_states.map_or(rows, |states| rows.min(states as usize + 1));
+        // Flow matching has no backward policy; where paths are drawn backwards for it, they are drawn uniformly.
+        let backward = if objective.has_backward() { config.backward_policy } else { BackwardPolicy::Uniform };
+        let energies = objective.needs_energies();
+        let sampler = Sampler::new(world.clone(), nets, backward, energies, config.num_trajectories, rows);
+        Ok(Gflownet {
+            objective,
+            log_z_settings: log_z,
+            grad: vec![0.0; params.len()],
+            adam: Adam::new(params.len(), config.adam_eps),
+            log_z: [log_z.init.unwrap_or_default() as f32],
+            adam_log_z: Adam::new(1, config.adam_eps),
+            rng: seed.stream("trajectories", 0),
+            replay: Replay::new(config.replay, config.replay_capacity, spec.max_len, spec.state_len),
+            drawn: Vec::new(),
+            actions: Vec::new(),
+            ends: Vec::new(),
+            modes: HashSet::new(),
+            best: Vec::with_capacity(TOP + 1),
+            scratch: Scratch::default(),
+            judge: Judge::new(world.clone(), config.exact_states, config.test_objects, config.test_paths),
+            progress: Progress::default(),
+            workers: Workers::new(setup.threads)?,
+            setup: setup.clone(),
+            world,
+            sampler,
+            params,
+            config,
+        })
+    }
+
+    /// The exact distribution over objects, where the world can be enumerated: its graph and the probabilities.
+    pub fn distribution(&mut self) -> Option<(&Graph, Vec<f64>)> {
+        let graph = self.judge.graph()?;
+        let p = graph.distribution(&mut self.sampler.pass, &self.params);
+        Some((graph, p))
+    }
+
+    /// ln Z as it is learned: the parameter, what flows out of the initial state, or the last batch's mean ζ.
+    pub fn log_z(&mut self) -> f64 {
+        let mut initial = vec![0; self.world.spec().state_len];
+        self.world.initial(&mut initial);
+        let pass = &mut self.sampler.pass;
+        let flow = |pass: &mut super::pass::Pass<f32>, params: &[f32]| {
+            pass.clear();
+            let row = pass.row_of(&initial);
+            pass.evaluate(params);
+            row
+        };
+        match self.objective {
+            Objective::TrajectoryBalance | Objective::LogPartitionVariance => self.log_z[0].into(),
+            Objective::FlowMatching => {
+                let row = flow(pass, &self.params);
+                pass.log_norm(row)
+            }
+            Objective::ModifiedDetailedBalance => {
+                let row = flow(pass, &self.params);
+                let exit = self.world.spec().exit.unwrap_or_default();
+                -self.world.energy(&initial) - pass.log_pf(row, exit)
+            }
+            Objective::DetailedBalance { .. } | Objective::SubTrajectoryBalance { .. } => {
+                let row = flow(pass, &self.params);
+                let looks = self.objective.needs_energies();
+                pass.log_flow(row) - if looks { self.world.energy(&initial) } else { 0.0 }
+            }
+        }
+    }
+
+    fn left(&self) -> f64 {
+        1.0 - self.setup.budget.spent(&self.progress)
+    }
+
+    fn epsilon(&self) -> f64 {
+        self.config.epsilon * if self.config.anneal_epsilon { self.left() } else { 1.0 }
+    }
+
+    fn learning_rate(&self) -> f64 {
+        if self.config.anneal_lr { self.left() } else { 1.0 }
+    }
+
+    /// Draws the batch: replayed trajectories, then fresh ones, which explore and may be cut. Returns the number of fresh ones.
+    fn draw(&mut self) -> Result<usize, LearnError> {
+        let count = self.config.num_trajectories;
+        let wanted = (self.config.replay_fraction * count as f64).round() as usize;
+        let again = if self.replay.len() >= wanted && !self.replay.is_empty() { wanted } else { 0 };
+        let fresh = count - again;
+        let behaviour = Behaviour { epsilon: self.epsilon(), temperature: self.config.temperature };
+        let (sampler, params) = (&mut self.sampler, &self.params);
+        sampler.begin(count);
+        if self.config.replay == ReplayKind::Trajectories {
+            self.actions.clear();
+            self.ends.clear();
+            for _ in 0..again {
+                self.replay.draw_actions(&mut self.rng, &mut self.actions);
+                self.ends.push(self.actions.len());
+            }
+            let (actions, ends) = (&self.actions, &self.ends);
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let rows = starts.zip(ends).map(|(start, &end)| &actions[start..end]);
+            sampler.join(params, rows, fresh)?;
+        } else if again > 0 {
+            self.drawn.clear();
+            for _ in 0..again {
+                self.drawn.extend_from_slice(self.replay.draw(&mut self.rng));
+            }
+            sampler.join_backward(params, &self.drawn, fresh, &mut self.rng)?;
+        }
+        sampler.extend(params, behaviour, &mut self.rng)?;
+        for _ in 0..self.config.local_search {
+            let depth = self.config.local_search_depth;
+            sampler.local_search(params, fresh, depth, &mut self.rng, &self.workers)?;
+        }
+        sampler.cut(fresh, self.config.cut_probability, &mut self.rng);
+        sampler.finish(params, &self.workers)?;
+        Ok(fresh)
+    }
+
+    /// One optimiser step.
+    fn iterate(&mut self, sums: &mut Sums) -> Result<(), LearnError> {
+        let fresh = self.draw()?;
+        self.note(fresh, sums);
+        if self.objective.needs_ends() {
+            let zetas = (0..self.sampler.batch.count()).map(|b| self.sampler.batch.zeta(b));
+            let mean = zetas.sum::<f64>() / self.sampler.batch.count() as f64;
+            let starts = self.progress.grad_steps == 0 && self.log_z_settings.init.is_none();
+            if starts || self.objective == Objective::LogPartitionVariance {
+                self.log_z[0] = mean as f32;
+            }
+        }
+        let log_z = self.log_z[0].into();
+        let loss = self.objective.loss(&mut self.sampler, &self.params, log_z, &mut self.scratch);
+        if !loss.loss.is_finite() {
+            let Progress { grad_steps, env_steps, .. } = self.progress;
+            let (what, iteration) = ("loss".into(), grad_steps + 1);
+            return Err(LearnError::NonFinite { what, value: loss.loss, iteration, env_steps });
+        }
+        self.sampler.pass.backward(&self.params, &mut self.grad);
+        let norm = match self.config.max_grad_norm {
+            Some(max) => clip_grad_norm(&mut self.grad, max),
+            None => grad_norm(&self.grad),
+        };
+        let part = self.learning_rate();
+        self.adam.step(&mut self.params, &self.grad, part * self.config.learning_rate);
+        if self.objective == Objective::TrajectoryBalance {
+            let rate = part * self.log_z_settings.learning_rate;
+            self.adam_log_z.step(&mut self.log_z, &[loss.d_log_z as f32], rate);
+        }
+        sums.steps += 1.0;
+        sums.loss += loss.loss;
+        sums.grad_norm += norm;
+        self.progress.grad_steps += 1;
+        Ok(())
+    }
+
+    /// Counts, and keeps of the fresh trajectories what is to be kept.
+    fn note(&mut self, fresh: usize, sums: &mut Sums) {
+        let (batch, state_len) = (&self.sampler.batch, self.world.spec().state_len);
+        sums.states += self.sampler.pass.rows() as f64 / batch.transitions().max(1) as f64;
+        for b in 0..fresh {
+            self.progress.env_steps += batch.len[b] as u64;
+            self.progress.episodes += 1;
+            let Some(log_reward) = batch.reward_of(b) else { continue };
+            let object = &batch.last[b * state_len..(b + 1) * state_len];
+            sums.log_reward += log_reward;
+            sums.objects += 1.0;
+            self.modes.extend(self.world.mode(object));
+            keep_best(&mut self.best, log_reward, state_hash(object));
+            self.replay.add(batch.actions(b), object, log_reward);
+        }
+    }
+
+    fn report(&mut self, sums: &Sums) -> Report {
+        let mut metrics = Metrics::default();
+        metrics.add("train/loss", sums.loss / sums.steps);
+        let batch = &self.sampler.batch;
+        let finished = (0..batch.count()).filter_map(|b| {
+            let (reward, length) = (batch.reward_of(b)?.exp(), batch.len[b] as u32);
+            Some(Episode { lane: b, reward, length })
+        });
+        let episodes = finished.collect();
+        metrics.add("train/log_z", self.log_z());
+        if sums.objects > 0.0 {
+            metrics.add("train/log_reward", sums.log_reward / sums.objects);
+        }
+        if !self.best.is_empty() {
+            metrics
+                .add("train/log_reward_best", self.best.iter().map(|(r, _)| r).sum::<f64>() / self.best.len() as f64);
+        }
+        if self.world.num_modes().is_some() {
+            metrics.add("train/modes", self.modes.len() as f64);
+        }
+        metrics.add("train/states", sums.states / sums.steps);
+        metrics.add("train/grad_norm", sums.grad_norm / sums.steps);
+        metrics.add("train/learning_rate", self.learning_rate() * self.config.learning_rate);
+        metrics.add("train/epsilon", self.epsilon());
+        metrics.add("train/n_updates", self.progress.grad_steps as f64);
+        Report { metrics, episodes, ..Default::default() }
+    }
+}
+
+/// Keeps the best different objects, best first.
+fn keep_best(best: &mut Vec<(f64, u64)>, log_reward: f64, hash: u64) {
+    let full = best.len() == TOP && best.last().is_some_and(|(least, _)| log_reward <= *least);
+    if !full && best.iter().all(|(_, other)| *other != hash) {
+        let place = best.partition_point(|(other, _)| *other >= log_reward);
+        best.insert(place, (log_reward, hash));
+        best.truncate(TOP);
+    }
+}
+
+/// The world of a run.
+pub(crate) fn make_world(setup: &Setup) -> Result<Arc<dyn World>, LearnError> {
+    if setup.env.backend != Backend::World {
+        let id = &setup.env.id;
+        let sentence =
+            format!("a GFlowNet builds objects in a world and `{id}` is an environment: write [world.hyper_grid]");
+        return Err(LearnError::Unsuitable(sentence));
+    }
+    Ok(Arc::from(setup.envs.world(&setup.env)?))
+}
+
+/// Refuses an objective or a setting that the world has not what it takes for.
+fn suits(config: &GflownetConfig, objective: Objective, world: &dyn World) -> Result<(), LearnError> {
+    let spec = world.spec();
+    let unsuitable = |sentence: String| Err(LearnError::Unsuitable(format!("world `{}`: {sentence}", spec.name)));
+    if objective.needs_energies() && !spec.energies {
+        return unsuitable(match objective {
+            Objective::ModifiedDetailedBalance => "modified detailed balance needs a reward in every state".into(),
+            _ => {
+                "it has no energies on unfinished objects, so flows cannot look forward: forward_looking = false".into()
+            }
+        });
+    }
+    if objective == Objective::ModifiedDetailedBalance && spec.exit.is_none() {
+        return unsuitable("modified detailed balance needs an exit from every state, as hyper_grid has".into());
+    }
+    let mut initial = vec![0; spec.state_len];
+    world.initial(&mut initial);
+    if config.backward_policy == BackwardPolicy::MaxEntropy && world.log_paths(&initial).is_none() {
+        return unsuitable("it does not count paths, so backward_policy is `learned` or `uniform`".into());
+    }
+    if objective.needs_ends() {
+        let rule = "0 here, since a loss on whole trajectories learns nothing from those that were cut";
+        check::rule(config.cut_probability == 0.0, "cut_probability", config.cut_probability, rule)?;
+    }
+    if objective == Objective::LogPartitionVariance {
+        let rule = "at least 2, since one trajectory has no variance";
+        check::rule(config.num_trajectories > 1, "num_trajectories", config.num_trajectories, rule)?;
+    }
+    Ok(())
+}
+
+impl Learner for Gflownet {
+    fn step(&mut self) -> Result<Report, LearnError> {
+        let mut sums = Sums::default();
+        loop {
+            self.iterate(&mut sums)?;
+            let due = self.progress.grad_steps.is_multiple_of(self.config.log_every as u64);
+            if due || self.left() <= 0.0 {
+                break;
+            }
+        }
+        self.progress.iterations += 1;
+        Ok(self.report(&sums))
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
+        let learned = (self.objective != Objective::LogPartitionVariance).then(|| self.log_z());
+        self.judge.evaluate(&mut self.sampler, &self.params, learned, request, &self.workers)
+    }
+
+    fn sample(&mut self, count: usize, seed: u64) -> Result<Option<Vec<Drawn>>, LearnError> {
+        let drawn = self.judge.draw(&mut self.sampler, &self.params, count, seed, &self.workers)?;
+        Ok(Some(drawn))
+    }
+
+    fn save(&self) -> Snapshot {
+        let mut snapshot = self.policy();
+        self.adam.save("adam", &mut snapshot);
+        self.adam_log_z.save("adam_log_z", &mut snapshot);
+        self.replay.save(&mut snapshot);
+        let mut modes: Vec<u64> = self.modes.iter().copied().collect();
+        modes.sort_unstable();
+        let bytes = |numbers: &mut dyn Iterator<Item = u64>| Array::U8(numbers.flat_map(u64::to_le_bytes).collect());
+        snapshot.put("modes", bytes(&mut modes.into_iter()));
+        snapshot.put("best/log_reward", Array::F64(self.best.iter().map(|(r, _)| *r).collect()));
+        snapshot.put("best/hash", bytes(&mut self.best.iter().map(|(_, hash)| *hash)));
+        snapshot.state.insert("trajectories".into(), self.rng.save().into());
+        snapshot.state.insert("progress".into(), serde_json::json!(self.progress));
+        snapshot
+    }
+
+    fn load(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, LearnError> {
+        snapshot.f32_into("params", &mut self.params)?;
+        snapshot.f32_into("log_z", &mut self.log_z)?;
+        self.adam.load("adam", snapshot)?;
+        self.adam_log_z.load("adam_log_z", snapshot)?;
+        self.replay.load(snapshot)?;
+        let numbers = |name: &str| match snapshot.arrays.get(name) {
+            Some(Array::U8(bytes)) => Ok(bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))),
+            _ => Err(LearnError::Snapshot(format!("`{name}` is missing"))),
+        };
+        self.modes = numbers("modes")?.collect();
+        let mut rewards = vec![0.0; numbers("best/hash")?.len()];
+        snapshot.f64_into("best/log_reward", &mut rewards)?;
+        self.best = rewards.into_iter().zip(numbers("best/hash")?).collect();
+        self.rng = load_stream(snapshot, "trajectories")?;
+        self.progress = snapshot.get("progress")?;
+        Ok(Vec::new())
+    }
+
+    fn policy(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.put("params", Array::F32(self.params.clone()));
+        snapshot.put("log_z", Array::F32(self.log_z.to_vec()));
+        snapshot
+    }
+}
