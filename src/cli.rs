@@ -14,6 +14,7 @@ use crate::error::{bad_input, nearest};
 use crate::export::{self, ExportArgs};
 use crate::report::{self, ReportArgs};
 use crate::run_file::RunFile;
+use crate::sample::{self, SampleArgs};
 use crate::sweep::{self, SweepArgs};
 use crate::terminal::{note, print, reader_left};
 use crate::train::{self, Ending, Training};
@@ -35,17 +36,19 @@ enum Command {
     Sweep(SweepArgs),
     /// Judge the policy of a run on complete episodes
     Eval(EvalArgs),
+    /// Draw finished objects from the policy of a GFlowNet's run
+    Sample(SampleArgs),
     /// Compare groups of runs that differ in more than the seed: statistics with intervals, and plots
     Compare(CompareArgs),
     /// Write a comparison as one HTML page
     Report(ReportArgs),
     /// Write the policy of a run for other programs: ONNX or safetensors
     Export(ExportArgs),
-    /// List agents, environments and presets
+    /// List agents, environments, worlds and presets
     List,
-    /// Print every setting of an agent with its default and meaning, and what it logs
+    /// Print every setting of an agent or a world with its default and meaning, and what the agent logs
     Show {
-        /// An agent, as `list` names them
+        /// An agent or a world, as `list` names them
         agent: String,
     },
     /// Look at datasets, make, convert and merge them
@@ -124,6 +127,7 @@ fn execute(command: Command, bregman: &Bregman) -> Result<ExitCode> {
         Command::Train(args) => return train(args, bregman),
         Command::Sweep(args) => return sweep::sweep(&args, bregman),
         Command::Eval(args) => eval(&args, bregman)?,
+        Command::Sample(args) => sample::sample(&args, bregman)?,
         Command::Compare(args) => compare::compare(&args, bregman)?,
         Command::Report(args) => report::report(&args, bregman)?,
         Command::Export(args) => export::export(&args, bregman)?,
@@ -202,6 +206,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
             _ => slug.push('_'),
         }
     }
+    let slug = slug.trim_end_matches('_');
     Ok(PathBuf::from(format!("runs/{}-{slug}-s{}", run.agent(bregman)?.0.name, run.seed)))
 }
 
@@ -282,6 +287,10 @@ fn list(bregman: &Bregman) -> Result<String> {
     for env in bregman.envs.entries() {
         writeln!(text, "  {:<28} {}", env.id, env.summary)?;
     }
+    writeln!(text, "\nworlds, which GFlowNets build objects in")?;
+    for world in bregman.envs.worlds.entries() {
+        writeln!(text, "  {:<28} {}", world.name, world.summary)?;
+    }
     writeln!(text, "\npresets")?;
     for (path, sentence) in presets() {
         writeln!(text, "  {:<42} {sentence}", path.display())?;
@@ -309,6 +318,13 @@ fn presets() -> Vec<(PathBuf, String)> {
 
 fn show(name: &str, bregman: &Bregman) -> Result<String> {
     let mut text = String::new();
+    if let Some(world) = bregman.envs.worlds.get(name) {
+        writeln!(text, "{}: {}\n\n[world.{}]", world.name, world.summary, world.name)?;
+        for setting in (world.settings)() {
+            writeln!(text, "{:<36} # {}", format!("{} = {}", setting.key, setting.default), setting.doc)?;
+        }
+        return Ok(text);
+    }
     let Some(agent) = bregman.agents.get(name) else {
         let known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
         let near = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));

@@ -21,6 +21,7 @@ pub mod onnx;
 mod report;
 pub mod run_dir;
 pub mod run_file;
+mod sample;
 pub mod stats;
 mod sweep;
 mod terminal;

@@ -24,6 +24,7 @@ use crate::agents::dataset::{DatasetConfig, Source};
 use crate::agents::learner::{Budget, DataSource, Setup};
 use crate::agents::registry::{AgentConfigError, AgentEntry};
 use crate::envs::EnvConfig;
+use crate::envs::world::WorldConfigError;
 use crate::error::{bad_input, nearest};
 use crate::{BadInput, Bregman};
 
@@ -45,11 +46,15 @@ pub struct RunFile {
     pub label: Option<String>,
     /// What the run may spend: `env_steps` or `grad_steps`.
     pub budget: Budget,
-    /// The environment; the dataset's own if left out.
+    /// The environment, the dataset's own if left out; of a world, its name and settings in the same form.
+    #[serde(default = "no_env", skip_serializing_if = "EnvConfig::is_world")]
     pub env: EnvConfig,
     /// What an offline agent learns from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DatasetConfig>,
+    /// In place of an environment, the world that a GFlowNet builds objects in: one table, named after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<Table>,
     /// One table, named after the agent.
     pub agent: Table,
     /// When and how the policy is judged.
@@ -158,6 +163,11 @@ fn one() -> u64 {
     1
 }
 
+/// What stands for the environment until the world's table is looked at.
+fn no_env() -> EnvConfig {
+    EnvConfig::world("", Table::new(), &[])
+}
+
 fn cpu() -> String {
     "cpu".into()
 }
@@ -212,6 +222,15 @@ impl RunFile {
         positive("checkpoint.snapshot_every", run.checkpoint.snapshot_every.unwrap_or(1))?;
         if run.seed > i64::MAX as u64 {
             bad_input!("`seed = {}`: a run file holds numbers up to 2^63 - 1", run.seed);
+        }
+        match (&run.world, run.env.is_world()) {
+            (Some(world), true) => {
+                let (world, env) = resolve_world(world, bregman)?;
+                (run.world, run.env) = (Some(world), env);
+            }
+            (Some(_), false) => bad_input!("`env` and `world`: a run has one of them"),
+            (None, true) => bad_input!("missing field `env`: write [env], or [world.NAME] for a GFlowNet"),
+            (None, false) => {}
         }
         let (name, settings) = run.agent_table()?;
         let entry = find_agent(name, bregman)?;
@@ -331,6 +350,35 @@ fn wrong_patch<'a>(mut file: Table, patches: &'a [String], refusal: &str, bregma
     }
     let wrong = patches.iter().find(|change| patch(&mut file, change).is_ok() && refused(&file));
     wrong.map(String::as_str)
+}
+
+/// The world's table with its defaults written out, and what stands for the environment: named by what is not at its default.
+fn resolve_world(table: &Table, bregman: &Bregman) -> Result<(Table, EnvConfig)> {
+    let mut tables = table.iter();
+    let (Some((name, Value::Table(settings))), None) = (tables.next(), tables.next()) else {
+        bad_input!("`world` holds one table: write [world.hyper_grid] and settings under it");
+    };
+    let Some(entry) = bregman.envs.worlds.get(name) else {
+        let known: Vec<&str> = bregman.envs.worlds.entries().map(|entry| entry.name).collect();
+        match nearest(name, known.iter().copied()) {
+            Some(near) => bad_input!("no world is called `{name}`; did you mean `{near}`?"),
+            None => bad_input!("no world is called `{name}`; there are {}", known.join(", ")),
+        }
+    };
+    let settings = (entry.resolve)(settings).map_err(|error| match error {
+        WorldConfigError::Parse { path, error } => sentence(&join(&format!("world.{name}"), &path), &error),
+        WorldConfigError::Value(error) => BadInput(error.to_string()),
+    })?;
+    let settings_now = || settings.iter().filter(|(_, value)| !value.is_array());
+    let defaults = (entry.settings)();
+    let is_default = |key: &str, value: &Value| {
+        defaults.iter().any(|setting| setting.key == key && setting.default == value.to_string())
+    };
+    let changed = settings_now().filter(|(key, value)| !is_default(key, value));
+    let changed: Vec<(&str, String)> =
+        changed.map(|(key, value)| (key.as_str(), value.to_string().trim_matches('"').to_string())).collect();
+    let env = EnvConfig::world(name, settings.clone(), &changed);
+    Ok((Table::from_iter([(name.clone(), Value::Table(settings))]), env))
 }
 
 fn find_agent<'a>(name: &str, bregman: &'a Bregman) -> Result<&'a AgentEntry> {
@@ -503,6 +551,41 @@ mod tests {
         let error = patch(&mut table, "env.id.x=1").expect_err("refused").to_string();
         assert_eq!(error, "`--set env.id.x=1`: `id` is a value, not a table");
         assert!(patch(&mut table, "seed").is_err());
+    }
+
+    const GRID: &str = "[budget]\ngrad_steps = 1000\n[world.hyper_grid]\nndim = 3\n[agent.tb]\n";
+
+    #[test]
+    fn a_world_stands_in_place_of_an_environment() {
+        let run = check(GRID).expect("it is right");
+        assert_eq!((run.env.id.as_str(), run.env.is_world()), ("hyper_grid(ndim=3)", true));
+        let text = run.to_toml().expect("it is plain TOML");
+        assert!(text.contains("height = 8") && !text.contains("[env]"), "{text}");
+        assert_eq!(check(&text).expect("it is right"), run);
+        let world = Bregman::default().envs.world(&run.env).expect("it is there");
+        assert_eq!(world.spec().num_states, Some(512));
+        assert_eq!(check(&GRID.replace("ndim = 3", "ndim = 2")).expect("it is right").env.id, "hyper_grid");
+    }
+
+    #[test]
+    fn wrong_worlds_are_sentences() {
+        assert_eq!(refusal(&GRID.replace("ndim", "ndin")), "unknown key `world.hyper_grid.ndin`; did you mean `ndim`?");
+        assert_eq!(
+            refusal(&GRID.replace("hyper_grid", "hypergrid")),
+            "no world is called `hypergrid`; did you mean `hyper_grid`?"
+        );
+        assert_eq!(
+            refusal(&format!("{GRID}[env]\nid = \"Pendulum-v1\"\n")),
+            "`env` and `world`: a run has one of them"
+        );
+        assert_eq!(
+            refusal(&GRID.replace("[world.hyper_grid]\nndim = 3", "")),
+            "missing field `env`: write [env], or [world.NAME] for a GFlowNet"
+        );
+        assert_eq!(
+            refusal(&format!("{GRID}[world.set]")),
+            "`world` holds one table: write [world.hyper_grid] and settings under it"
+        );
     }
 
     #[test]

@@ -291,6 +291,7 @@ impl Training {
                     data.path,
                     dir.display()
                 ),
+                None if run.env.is_world() => note!("{agent} in {id}, {threads} threads, into {}", dir.display()),
                 None => note!("{agent} on {copies} × {id} ({backend}), {threads} threads, into {}", dir.display()),
             }
         }
@@ -420,11 +421,13 @@ impl Training {
         if let Some(reference) = self.reference {
             metrics.add("eval/score", reference.score(mean));
         }
-        self.last = Some(mean);
-        self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| mean >= goal);
-        let improved = self.state.best.is_none_or(|(best, _)| mean > best);
+        evaluation.metrics.iter().for_each(|(name, value)| metrics.add(name, value));
+        let score = evaluation.score();
+        self.last = Some(score);
+        self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| score >= goal);
+        let improved = self.state.best.is_none_or(|(best, _)| score > best);
         if improved {
-            self.state.best = Some((mean, self.position()));
+            self.state.best = Some((score, self.position()));
         }
         improved
     }

@@ -47,3 +47,22 @@ fn an_agent_from_outside_trains() {
     assert_eq!(best_evaluation(&printed), 1000.0, "{printed}");
     assert!(example("custom_agent", &["show", "cross_entropy"]).contains("population = 40"));
 }
+
+#[test]
+fn a_world_from_outside_trains_and_is_sampled() {
+    let out = fresh("example-world");
+    let place = out.display().to_string();
+    let printed = example("custom_world", &["train", "examples/parentheses.toml", "--out", &place]);
+    // The best evaluation is the one with the least exact L1 distance, of which it is the negative.
+    assert!(best_evaluation(&printed) > -0.1, "{printed}");
+    let drawn = example("custom_world", &["sample", &place, "--n", "20"]);
+    let object = |line: &str| -> serde_json::Value { serde_json::from_str(line).expect("a JSON object") };
+    let objects: Vec<serde_json::Value> = drawn.lines().map(object).collect();
+    assert_eq!(objects.len(), 20);
+    for drawn in objects {
+        let text = drawn["object"].as_str().expect("a text");
+        assert!(text.len() == 12 && text.matches('(').count() == 6, "{text}");
+        assert!(drawn["log_prob"].as_f64().expect("a number") < 0.0);
+    }
+    assert!(example("custom_world", &["show", "parentheses"]).contains("pairs = 6"));
+}
