@@ -295,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_without_weight_has_no_loss_and_no_gradient() {
+        let policy = policy(false, &[4]);
+        let (mut d_mean, mut d_log_std) = (Vec::new(), Vec::new());
+        let (means, actions) = ([0.3, 0.1, -2.0, 5.0], [1.0, 1.0, 0.0, 0.0]);
+        let loss = policy.cloning_loss(&means, &actions, Some(&[0.0, 0.0]), &mut d_mean, &mut d_log_std);
+        assert_eq!((loss, d_mean, d_log_std), (0.0, vec![0.0; 4], vec![0.0; 2]));
+    }
+
+    #[test]
     fn gradients_agree_with_differences_on_any_number_of_threads() {
         for squash in [false, true] {
             let mut policy = policy(squash, &[8]);

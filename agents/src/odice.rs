@@ -194,12 +194,13 @@ impl Divergence {
         }
     }
 
-    /// What an action with residual `y` weighs, before it is clipped.
-    pub fn weight<T: Real>(self, y: T, rule: PolicyWeight) -> T {
-        match (self, rule) {
+    /// What an action with residual `y` weighs, `clip` at most.
+    pub fn weight<T: Real>(self, y: T, rule: PolicyWeight, clip: T) -> T {
+        let weight = match (self, rule) {
             (Divergence::ChiSquare, PolicyWeight::Official) => y.max(T::zero()),
             _ => self.ratio(y, None),
-        }
+        };
+        weight.min(clip)
     }
 }
 
@@ -519,7 +520,7 @@ impl OfflineUpdate for Odice {
 
         let (rows, count) = (batch.len(), step.residual.len());
         let clip = config.weight_clip as f32;
-        let weigh = |delta: f32| rule.divergence.weight(delta, config.policy_weight).min(clip);
+        let weigh = |delta: f32| rule.divergence.weight(delta, config.policy_weight, clip);
         weight.clear();
         weight.resize(rows, 0.0);
         let heads = (count / rows) as f32;
@@ -602,17 +603,20 @@ mod tests {
         assert_eq!(deltas.map(|y| f.conjugate(y, None)), conjugates);
         assert_eq!(deltas.map(|y| f.ratio(y, None)), [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 6.0]);
         assert_eq!(
-            deltas.map(|y| f.weight(y, OFFICIAL)),
+            deltas.map(|y| f.weight(y, OFFICIAL, 100.0)),
             [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 10.0]
         );
-        assert_eq!(deltas.map(|y| f.weight(y, PolicyWeight::Exact)), deltas.map(|y| f.ratio(y, None)));
+        assert_eq!(deltas.map(|y| f.weight(y, PolicyWeight::Exact, 100.0)), deltas.map(|y| f.ratio(y, None)));
+        assert_eq!(f.weight(250.0, OFFICIAL, 100.0), 100.0);
     }
 
     #[test]
     fn the_reverse_kl_grows_as_an_exponential_and_from_its_cap_on_as_a_tangent() {
         let f = Divergence::ReverseKl;
         assert_eq!((f.conjugate(1.0, None), f.ratio(1.0, None)), (1.0, 1.0));
-        assert_eq!(f.weight(1.0 + 100f64.ln(), OFFICIAL).round(), 100.0);
+        // The bound on weights is met at 1 + ln 100.
+        assert!((f.weight(1.0 + 100f64.ln(), OFFICIAL, 200.0) - 100.0).abs() < 1e-9);
+        assert_eq!(f.weight(6.0, OFFICIAL, 100.0), 100.0);
         let e = 1f64.exp();
         assert_eq!((f.conjugate(4.0, Some(2.0)), f.ratio(4.0, Some(2.0))), (e * 3.0, e));
         assert_eq!(f.conjugate(2.0, Some(2.0)), f.conjugate(2.0, None), "it is continuous");
