@@ -176,7 +176,9 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
             let (minutes, rest) = ((seconds / 60.0).floor(), (seconds % 60.0).floor());
             let mut text = format!("finished in {minutes:.0} min {rest:02.0} s: {at}\n");
             if let Some((best, position)) = training.best() {
-                writeln!(text, "best evaluation: {best:.1} at {position} steps")?;
+                // A distance is a small number, and a return a large one.
+                let digits = if best.abs() < 10.0 { 4 } else { 1 };
+                writeln!(text, "best evaluation: {best:.digits$} at {position} steps")?;
                 if let (Some(reference), Some(last)) = (training.reference(), training.last()) {
                     let (last, best) = (reference.score(last), reference.score(best));
                     let Reference { random, expert } = reference;
