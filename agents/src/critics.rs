@@ -21,12 +21,14 @@ pub struct TwinCritics {
     /// Gradient in the values, `[2, B]`, and in the parameters.
     d_value: Vec<f32>,
     grad: Vec<f32>,
+    /// |Q − y|, mean of both, `[B]`.
+    errors: Vec<f32>,
 }
 
 /// Means over the rows of a minibatch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CriticLosses {
-    /// ½ Σ (Q − y)², summed over both.
+    /// ½ w (Q − y)², summed over both.
     pub loss: f64,
     /// The smaller value.
     pub q_value: f64,
@@ -41,6 +43,7 @@ impl TwinCritics {
             adam: Adam::new(params.len(), adam_eps),
             workspace: nets.workspace(batch_size),
             d_value: vec![0.0; 2 * batch_size],
+            errors: vec![0.0; batch_size],
             grad: vec![0.0; params.len()],
             target: params.clone(),
             params,
@@ -65,19 +68,33 @@ impl TwinCritics {
 
     /// One step of each critic on ½ mean (Q − y)², for the targets `y`, `[B]`, of `input`.
     pub fn fit(&mut self, input: &[f32], y: &[f32], learning_rate: f64, workers: &Workers) -> CriticLosses {
-        let losses = self.gradient(input, y, workers);
+        let losses = self.gradient(input, y, |_| 1.0, workers);
         self.adam.step_on(&mut self.params, &self.grad, learning_rate, workers);
         losses
     }
 
-    fn gradient(&mut self, input: &[f32], y: &[f32], workers: &Workers) -> CriticLosses {
+    /// The same on ½ mean w (Q − y)², for weights `w`, `[B]`.
+    pub fn fit_weighted(
+        &mut self,
+        input: &[f32],
+        (y, weight): (&[f32], &[f32]),
+        learning_rate: f64,
+        workers: &Workers,
+    ) -> CriticLosses {
+        let losses = self.gradient(input, y, |i| weight[i], workers);
+        self.adam.step_on(&mut self.params, &self.grad, learning_rate, workers);
+        losses
+    }
+
+    fn gradient(&mut self, input: &[f32], y: &[f32], weight: impl Fn(usize) -> f32, workers: &Workers) -> CriticLosses {
         let (rows, scale) = (y.len(), 1.0 / y.len() as f32);
         let values = self.nets.forward(&self.params, input, &mut self.workspace, workers);
         let mut losses = CriticLosses::default();
         for (i, (d, &q)) in self.d_value.iter_mut().zip(values).enumerate() {
-            let error = q - y[i % rows];
-            *d = error * scale;
-            losses.loss += f64::from(error * error * scale / 2.0);
+            let (error, weight) = (q - y[i % rows], weight(i % rows) * scale);
+            *d = weight * error;
+            losses.loss += f64::from(weight * error * error / 2.0);
+            self.errors[i % rows] = if i < rows { error.abs() } else { (self.errors[i % rows] + error.abs()) / 2.0 };
         }
         losses.q_value = smaller(values).map(|q| f64::from(q * scale)).sum();
         self.nets.backward(&self.params, &mut self.workspace, &self.d_value, &mut self.grad, workers);
@@ -95,6 +112,11 @@ impl TwinCritics {
             (self.d_value[i], self.d_value[rows + i]) = if first { (scale, 0.0) } else { (0.0, scale) };
         }
         self.nets.backward_input(&self.params, &mut self.workspace, &self.d_value, workers)
+    }
+
+    /// How far the values were from their targets in the last step, mean of both critics, `[B]`.
+    pub fn errors(&self) -> &[f32] {
+        &self.errors
     }
 
     /// Both critics' values of an action in [−1, 1] at an observation.
@@ -187,11 +209,12 @@ mod tests {
     fn the_gradient_is_that_of_half_the_squared_error_of_both() {
         let (mut critics, workers) = critics();
         let y = [0.7, -0.4];
-        let losses = critics.gradient(&INPUT, &y, &workers);
-        let grad = critics.grad.clone();
+        let weight = [1.0, 0.4];
+        let losses = critics.gradient(&INPUT, &y, |i| weight[i], &workers);
+        let (grad, errors) = (critics.grad.clone(), critics.errors().to_vec());
         let mut loss = |i: usize, by: f32| {
             critics.params[i] += by;
-            let loss = critics.gradient(&INPUT, &y, &workers).loss;
+            let loss = critics.gradient(&INPUT, &y, |i| weight[i], &workers).loss;
             critics.params[i] -= by;
             loss
         };
@@ -202,10 +225,12 @@ mod tests {
         }
         let values = critics.values(&INPUT, &workers).to_vec();
         let by_hand: f32 = [(0, 0), (1, 1), (2, 0), (3, 1)]
-            .map(|(q, i): (usize, usize)| (values[q] - y[i]).powi(2) / 4.0)
+            .map(|(q, i): (usize, usize)| weight[i] * (values[q] - y[i]).powi(2) / 4.0)
             .iter()
             .sum();
         assert!((losses.loss as f32 - by_hand).abs() < 1e-6);
+        let error = ((values[1] - y[1]).abs() + (values[3] - y[1]).abs()) / 2.0;
+        assert!((errors[1] - error).abs() < 1e-6);
         assert!((losses.q_value as f32 - smaller(&values).sum::<f32>() / 2.0).abs() < 1e-6);
     }
 

@@ -35,6 +35,7 @@ mod optional;
 pub mod pg;
 pub mod policy;
 pub mod ppo;
+pub mod priorities;
 pub mod registry;
 pub mod replay;
 pub mod returns;

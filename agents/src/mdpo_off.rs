@@ -199,6 +199,10 @@ impl Update for MdpoOff {
         Ok(())
     }
 
+    fn errors(&self) -> &[f32] {
+        self.soft.critics.errors()
+    }
+
     fn report(&mut self, metrics: &mut Metrics) {
         self.means.report(metrics);
         self.value_means.report(metrics);
@@ -522,14 +526,31 @@ mod tests {
     }
 
     #[test]
-    fn the_divergence_is_bregmans_of_the_tsallis_entropy() {
-        // D(p, p') = E_p[ln_q p − q ln_q p'] and a constant in p, which is what kl_coef = 1, λ = 0 gives: from (0.5, 0.5) to
-        // (0.7, 0.3) it grows by the divergence between them. With q ln_q p' halved or without its q, it does not.
-        for (q, divergence) in [(1.0, 0.082_282_9), (1.5, 0.085_744), (2.0, 0.08)] {
-            let mirror = mirror(1.0, 0.0, q);
-            let expected = |p: [f32; 2]| p.iter().map(|p| p * mirror.of(p.ln(), 0.5f32.ln()).value).sum::<f32>();
-            close(expected([0.7, 0.3]) - expected([0.5, 0.5]), divergence, 1e-6);
+    fn the_objective_is_bregmans_divergence_and_the_entropys_slope() {
+        // From p' = (0.7, 0.3) to p = (0.5, 0.5), ψ(p) = Σ p ln_q p with ψ' = q ln_q p + 1: the divergence
+        // ψ(p) − ψ(p') − ⟨ψ'(p'), p − p'⟩ and the slope ⟨ψ'(p'), p − p'⟩, which kl_coef and λ weigh. For q = 1, half of
+        // ln (5/7) + ln (5/3), and −0.2 ln (7/3); for q = 2, 2 · 0.2² and −0.2 · 2 · 0.4.
+        for (q, divergence, slope) in
+            [(1.0, 0.087_176_7, -0.169_459_6), (1.5, 0.087_618_5, -0.173_362_5), (2.0, 0.08, -0.16)]
+        {
+            for (kl_coef, lambda) in [(1.0, 0.0), (0.7, 0.2)] {
+                let mirror = mirror(kl_coef, lambda, q);
+                let old = [0.7f32, 0.3];
+                let expected =
+                    |p: [f32; 2]| p.iter().zip(old).map(|(p, old)| p * mirror.of(p.ln(), old.ln()).value).sum::<f32>();
+                close(expected([0.5, 0.5]) - expected(old), kl_coef * divergence + lambda * slope, 1e-6);
+            }
         }
+    }
+
+    #[test]
+    fn the_regulariser_by_hand() {
+        // μ = 2 and ln σ = 0.5, then μ = 0 and a clamped ln σ = 2: 0.1 · (4 + 0.25 + 4)/2, with slopes 0.1 · μ and 0.1 · ln σ.
+        let mut draws = Draws::new(2, 1);
+        (draws.mean, draws.std, draws.d_log_std) = (vec![2.0, 0.0], vec![0.5f32.exp(), 2f32.exp()], vec![1.0, 0.0]);
+        let mut d_output = [1.0; 4];
+        close(regularize(&draws, 0.1, 1, &mut d_output) as f32, 0.4125, 1e-6);
+        d_output.into_iter().zip([1.2, 1.05, 1.0, 1.0]).for_each(|(a, b)| close(a, b, 1e-6));
     }
 
     fn setup() -> Setup {

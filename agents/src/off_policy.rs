@@ -39,6 +39,10 @@ pub struct OffPolicyConfig {
     pub batch_size: usize,
     /// Rewards that a target adds up before it counts on the value of a state, n.
     pub n_step: usize,
+    /// Exponent of the priorities that transitions are drawn by, made from their last errors, in [0, 1]; 0 draws evenly.
+    pub priority: f64,
+    /// Exponent of the weights that make up for priorities, as it starts; it rises to 1 over the budget.
+    pub importance: f64,
     /// Discount per step, in [0, 1].
     pub gamma: f64,
     /// Weight of the new parameters in target networks, in [0, 1].
@@ -73,6 +77,8 @@ impl Default for OffPolicyConfig {
             buffer_size: 1_000_000,
             batch_size: 256,
             n_step: 1,
+            priority: 0.0,
+            importance: 0.4,
             gamma: 0.99,
             tau: 0.005,
             learning_rate: 3e-4,
@@ -97,6 +103,8 @@ impl OffPolicyConfig {
         check::count("buffer_size", self.buffer_size)?;
         check::count("batch_size", self.batch_size)?;
         check::count("n_step", self.n_step)?;
+        check::fraction("priority", self.priority, "an exponent")?;
+        check::fraction("importance", self.importance, "an exponent")?;
         check::fraction("gamma", self.gamma, "a discount")?;
         check::fraction("tau", self.tau, "a weight")?;
         check::positive("learning_rate", self.learning_rate, "3e-4")?;
@@ -136,6 +144,9 @@ pub trait Update: Send {
     /// # Errors
     /// A number stops being finite.
     fn update(&mut self, agent: &mut Agent, batch: &ReplayBatch) -> Result<(), LearnError>;
+
+    /// How far each row of the last minibatch was from its target, `[B]`: what priorities are made from.
+    fn errors(&self) -> &[f32];
 
     /// Adds what to log of the gradient steps since it was last asked; there may have been none.
     fn report(&mut self, metrics: &mut Metrics);
@@ -208,7 +219,8 @@ impl<U: Update> OffPolicy<U> {
         let network = |inputs, outputs| config.network(inputs, outputs);
         let actor = SquashedActor::new(name, env.spec(), network, log_std, &mut init)?;
         let returns = Returns { gamma: config.gamma as f32, steps: config.n_step, num_envs: runner.num_envs() };
-        let replay = ReplayBuffer::new(config.buffer_size, actor.obs_dim(), actor.act_dim(), returns);
+        let replay = ReplayBuffer::new(config.buffer_size, actor.obs_dim(), actor.act_dim(), returns)
+            .prioritized(config.priority);
         let warnings = config.precision.available().1.map(str::to_string).into_iter().collect();
         let agent = Agent {
             actor,
@@ -250,6 +262,8 @@ impl<U: Update> OffPolicy<U> {
             reward: draw(rows),
             next_obs: draw(rows * obs_dim),
             discount: (0..rows).map(|i| if i == 0 { 0.0 } else { 0.9 }).collect(),
+            weight: vec![1.0; rows],
+            rows: vec![0; rows],
         };
         (self.agent, self.update, batch)
     }
@@ -271,8 +285,12 @@ impl<U: Update> OffPolicy<U> {
             actions.append(&mut steps.action);
         }
         while agent.progress.grad_steps < agent.config.due(agent.progress.env_steps) {
-            replay.sample(agent.config.batch_size, &mut agent.stream, batch);
+            // From `importance` to 1 over the budget.
+            let importance = agent.config.importance;
+            let importance = importance + (1.0 - importance) * agent.setup.budget.spent(&agent.progress);
+            replay.sample(agent.config.batch_size, importance, &mut agent.stream, batch);
             update.update(agent, batch)?;
+            replay.reprioritize(batch, update.errors());
             agent.progress.grad_steps += 1;
         }
         Ok(())
@@ -322,7 +340,7 @@ impl<U: Update> Learner for OffPolicy<U> {
         let before = std::mem::replace(&mut agent.progress.grad_steps, repeated.grad_steps);
         workers.run(|| {
             (0..REPEATED).try_for_each(|_| {
-                repeated.replay.sample(agent.config.batch_size, &mut agent.stream, batch);
+                repeated.replay.sample(agent.config.batch_size, agent.config.importance, &mut agent.stream, batch);
                 update.update(agent, batch)?;
                 agent.progress.grad_steps += 1;
                 Ok::<(), LearnError>(())

@@ -1,4 +1,5 @@
-//! Experience replay: transitions of the last steps, drawn uniformly (Lin 1992), as returns over one step or several.
+//! Experience replay: transitions of the last steps, drawn evenly (Lin 1992) or by priority (Schaul et al. 2016), as returns over one
+//! step or several.
 //!
 //! A transition is one row of single-precision numbers, so that drawing it touches memory in one place. A row has both flags, and
 //! its `next_obs` is the true successor: what a row's target adds of its successor's value depends on `terminated` alone, so that
@@ -8,7 +9,8 @@ use bregman_envs::Outcome;
 use bregman_envs::rng::NumpyRng;
 
 use crate::evaluate::Played;
-use crate::learner::{LearnError, Snapshot};
+use crate::learner::{Array, LearnError, Snapshot};
+use crate::priorities::Priorities;
 use crate::rollout::Steps;
 use crate::rows::Rows;
 
@@ -19,6 +21,8 @@ pub struct ReplayBuffer {
     action_len: usize,
     returns: Returns,
     rows: Rows,
+    /// Where rows are drawn by priority, their exponent and they.
+    priorities: Option<(f64, Priorities)>,
     /// First rows after environments were restarted, which do not follow on those before; none that have fallen away.
     cuts: Vec<u64>,
 }
@@ -45,6 +49,10 @@ pub struct ReplayBatch {
     pub reward: Vec<f32>,
     /// True successors, as many steps later as were summed.
     pub next_obs: Vec<f32>,
+    /// Weights in the critics' loss that make up for drawing by priority, the largest of a batch being 1.
+    pub weight: Vec<f32>,
+    /// Numbers of the rows.
+    pub rows: Vec<u64>,
     /// Weight of the successor's value in the target: γ to the number of steps, 0 where the successor is absorbing.
     pub discount: Vec<f32>,
 }
@@ -65,7 +73,13 @@ impl ReplayBuffer {
     /// For the last `capacity` transitions; at least those of one step of every environment.
     pub fn new(capacity: usize, obs_dim: usize, action_len: usize, returns: Returns) -> ReplayBuffer {
         let rows = Rows::new(2 * obs_dim + action_len + 2, capacity.max(returns.num_envs));
-        ReplayBuffer { obs_dim, action_len, returns, rows, cuts: Vec::new() }
+        ReplayBuffer { obs_dim, action_len, returns, rows, priorities: None, cuts: Vec::new() }
+    }
+
+    /// The same with rows drawn in proportion to (|error| + 1e-6) to the power of `exponent`; evenly where that is 0.
+    pub fn prioritized(self, exponent: f64) -> ReplayBuffer {
+        let priorities = (exponent > 0.0).then(|| (exponent, Priorities::new(self.rows.capacity())));
+        ReplayBuffer { priorities, ..self }
     }
 
     /// Transitions held.
@@ -111,6 +125,9 @@ impl ReplayBuffer {
         for (((obs, next_obs), action), outcome) in rows.zip(actions).zip(&steps.outcome) {
             let parts = [obs, action, next_obs, &[outcome.reward as f32, ends(outcome)]];
             self.rows.push().iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
+            if let Some((_, priorities)) = &mut self.priorities {
+                priorities.add(self.rows.held().end - 1);
+            }
         }
         if !self.cuts.is_empty() {
             let oldest = self.rows.held().start;
@@ -123,12 +140,37 @@ impl ReplayBuffer {
         self.cuts.push(self.rows.held().end);
     }
 
-    /// Draws `batch_size` rows with replacement into `batch`.
-    pub fn sample(&self, batch_size: usize, rng: &mut NumpyRng, batch: &mut ReplayBatch) {
+    /// Draws `batch_size` rows with replacement into `batch`; `importance` is the exponent of the weights that make up for
+    /// priorities, where there are any.
+    pub fn sample(&self, batch_size: usize, importance: f64, rng: &mut NumpyRng, batch: &mut ReplayBatch) {
         batch.resize(batch_size, self.obs_dim, self.action_len);
         let (oldest, len) = (self.rows.held().start, self.len());
         for i in 0..batch_size {
-            self.gather(oldest + rng.below(len) as u64, i, batch);
+            let row = match &self.priorities {
+                None => oldest + rng.below(len) as u64,
+                Some((_, priorities)) => priorities.draw(oldest, rng),
+            };
+            batch.rows[i] = row;
+            batch.weight[i] = match &self.priorities {
+                None => 1.0,
+                Some((_, priorities)) => {
+                    (len as f64 * priorities.of(row) / priorities.total()).powf(-importance) as f32
+                }
+            };
+            self.gather(row, i, batch);
+        }
+        if self.priorities.is_some() {
+            let largest = batch.weight.iter().copied().fold(0.0, f32::max);
+            batch.weight.iter_mut().for_each(|weight| *weight /= largest);
+        }
+    }
+
+    /// Gives the rows of a batch the priorities of their errors, `[B]`, where rows are drawn by priority.
+    pub fn reprioritize(&mut self, batch: &ReplayBatch, errors: &[f32]) {
+        if let Some((exponent, priorities)) = &mut self.priorities {
+            for (&row, &error) in batch.rows.iter().zip(errors) {
+                priorities.set(row, (f64::from(error.abs()) + 1e-6).powf(*exponent));
+            }
         }
     }
 
@@ -160,6 +202,10 @@ impl ReplayBuffer {
     pub fn save(&self, snapshot: &mut Snapshot) {
         snapshot.rows.insert("replay".into(), self.rows.clone());
         snapshot.state.insert("replay_cuts".into(), self.cuts.clone().into());
+        if let Some((_, priorities)) = &self.priorities {
+            let all = self.rows.held().map(|row| priorities.of(row)).chain([priorities.largest()]);
+            snapshot.put("replay_priorities", Array::F64(all.collect()));
+        }
     }
 
     /// Takes all rows from a snapshot.
@@ -173,6 +219,11 @@ impl ReplayBuffer {
         }
         self.rows = rows.clone();
         self.cuts = snapshot.get("replay_cuts")?;
+        if let Some((_, priorities)) = &mut self.priorities {
+            let mut all = vec![0.0; (self.rows.held().end - self.rows.held().start) as usize + 1];
+            snapshot.f64_into("replay_priorities", &mut all)?;
+            *priorities = Priorities::restored(self.rows.capacity(), self.rows.held().start, &all);
+        }
         Ok(())
     }
 }
@@ -203,6 +254,8 @@ impl ReplayBatch {
         self.reward.resize(rows, 0.0);
         self.next_obs.resize(rows * obs_dim, 0.0);
         self.discount.resize(rows, 0.0);
+        self.weight.resize(rows, 1.0);
+        self.rows.resize(rows, 0);
     }
 }
 
@@ -233,7 +286,7 @@ mod tests {
         for last in [3, 4096, 4098, 20_000] {
             (buffer.rows.held().end..=last).for_each(|i| buffer.add(&step(i as f32, false, false)));
             let mut batch = ReplayBatch::default();
-            buffer.sample(8000, &mut NumpyRng::new(3), &mut batch);
+            buffer.sample(8000, 0.0, &mut NumpyRng::new(3), &mut batch);
             let mut counts = [0; 4];
             for (i, &x) in batch.obs.iter().enumerate() {
                 counts[(x as u64 + 3 - last) as usize] += 1;
@@ -299,20 +352,42 @@ mod tests {
     }
 
     #[test]
+    fn rows_with_large_errors_are_drawn_often_and_weigh_little() {
+        // Priorities 1, 2 and 4 for errors of 1, 2 and −4: probabilities p = 1/7, 2/7 and 4/7. Weights (3 p)^(−1/2) over the largest,
+        // that of the first row: 1, √(1/2) and 1/2.
+        let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(1.0);
+        (0..3).for_each(|i| buffer.add(&step(i as f32, false, false)));
+        buffer.reprioritize(&ReplayBatch { rows: vec![0, 1, 2], ..Default::default() }, &[1.0, 2.0, -4.0]);
+        let mut batch = ReplayBatch::default();
+        buffer.sample(7000, 0.5, &mut NumpyRng::new(2), &mut batch);
+        let mut counts = [0; 3];
+        for (&row, &weight) in batch.rows.iter().zip(&batch.weight) {
+            counts[row as usize] += 1;
+            assert!((weight - [1.0, 0.5f32.sqrt(), 0.5][row as usize]).abs() < 1e-5, "{weight} of row {row}");
+        }
+        assert!(
+            counts.iter().zip([1000, 2000, 4000]).all(|(n, expected): (&i32, i32)| (n - expected).abs() < 200),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
     fn a_saved_buffer_goes_on_where_it_was() {
-        for rows in [2, 3, 5, 4097, 9000] {
-            let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP);
+        for (rows, exponent) in [(2, 0.0), (3, 0.6), (5, 0.0), (5, 0.6), (4097, 0.0), (9000, 0.6)] {
+            let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(exponent);
             (0..rows).for_each(|i| buffer.add(&step(i as f32, i == 3, false)));
+            let some = ReplayBatch { rows: vec![rows - 1, rows - 2], ..Default::default() };
+            buffer.reprioritize(&some, &[7.0, -0.3]);
             let mut snapshot = Snapshot::default();
             buffer.save(&mut snapshot);
-            let mut other = ReplayBuffer::new(3, 1, 1, ONE_STEP);
+            let mut other = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(exponent);
             other.load(&snapshot).expect("its own snapshot");
             for buffer in [&mut buffer, &mut other] {
                 buffer.add(&step(9.0, false, false));
             }
             let sample = |buffer: &ReplayBuffer| {
                 let mut batch = ReplayBatch::default();
-                buffer.sample(100, &mut NumpyRng::new(1), &mut batch);
+                buffer.sample(100, 0.5, &mut NumpyRng::new(1), &mut batch);
                 batch
             };
             assert_eq!(sample(&buffer), sample(&other));

@@ -151,6 +151,10 @@ impl Update for Sac {
         Ok(())
     }
 
+    fn errors(&self) -> &[f32] {
+        self.soft.critics.errors()
+    }
+
     fn report(&mut self, metrics: &mut Metrics) {
         self.actor_means.report(metrics);
         self.critic_means.report(metrics);

@@ -84,7 +84,12 @@ impl SoftActorCritic {
     /// The loss is not finite.
     pub fn fit(&mut self, agent: &Agent, batch: &ReplayBatch) -> Result<CriticLosses, LearnError> {
         join(&batch.obs, &batch.action, batch.len(), &mut self.input);
-        let losses = self.critics.fit(&self.input, &self.target, agent.config.q_learning_rate, &agent.workers);
+        let losses = self.critics.fit_weighted(
+            &self.input,
+            (&self.target, &batch.weight),
+            agent.config.q_learning_rate,
+            &agent.workers,
+        );
         match losses.loss.is_finite() {
             true => Ok(losses),
             false => Err(agent.non_finite("the critics' loss", losses.loss)),

@@ -108,7 +108,7 @@ const AGENTS: [(&str, &str); 12] = [
     ("sac", "learning_starts = 450\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.5"),
     (
         "sac",
-        "learning_starts = 99\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.2\nauto_alpha = false\nn_step = 3",
+        "learning_starts = 99\nbatch_size = 16\nhidden_sizes = [16]\nutd_ratio = 0.2\nauto_alpha = false\nn_step = 3\npriority = 0.6",
     ),
     (
         "sac",
