@@ -8,6 +8,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bregman_agents::gflownet::learner::{Gflownet, LogZ};
+use bregman_agents::gflownet::objective::Objective;
+use bregman_agents::gflownet::settings::GflownetConfig;
 use bregman_agents::learner::Learner;
 use bregman_agents::mdpo_off::{MdpoOff, MdpoOffConfig};
 use bregman_agents::nn::{Activation, Init, Mlp, Real, Twins};
@@ -144,5 +147,28 @@ fn off_policy_gradient_steps_allocate_nothing() {
             quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
         assert_eq!(per_iteration[0], per_iteration[1], "{agent}, {threads} threads");
+    }
+}
+
+#[test]
+fn gflownet_iterations_allocate_nothing() {
+    let _alone = ALONE.lock();
+    let forward_looking = true;
+    for objective in [
+        Objective::TrajectoryBalance,
+        Objective::DetailedBalance { forward_looking },
+        Objective::SubTrajectoryBalance { lambda: 0.9, forward_looking },
+        Objective::LogPartitionVariance,
+        Objective::FlowMatching,
+    ] {
+        // Rows of the log that differ in the number of optimiser steps alone.
+        let per_row = [1, 11].map(|log_every| {
+            let config = GflownetConfig { hidden_sizes: vec![16], log_every, ..Default::default() };
+            let mut setup = setup("action");
+            setup.env = bregman_envs::EnvConfig::world("hyper_grid", Default::default(), &[]);
+            let mut learner = Gflownet::new(config, objective, LogZ::default(), &setup).expect("it suits");
+            quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
+        });
+        assert_eq!(per_row[0], per_row[1], "{objective:?}");
     }
 }
