@@ -24,6 +24,7 @@ fn setup(world: &str, settings: &str) -> Setup {
         threads: 1,
         env: EnvConfig::world(world, toml::from_str(settings).expect("a table"), &[]),
         envs,
+        dataset: None,
         budget: Budget::GradSteps(1000),
         histograms: false,
     }
