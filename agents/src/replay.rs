@@ -106,11 +106,12 @@ impl ReplayBuffer {
         let num_envs = self.returns.num_envs as u64;
         self.rows.held().map(move |number| {
             let row = self.row(number);
+            let terminated = row.ends >= TERMINATED;
             let restarted = self.cuts.iter().any(|&cut| number < cut && cut <= number + num_envs);
             let outcome = Outcome {
                 reward: row.reward.into(),
-                terminated: row.ends >= TERMINATED,
-                truncated: restarted || row.ends == TRUNCATED || row.ends > TERMINATED,
+                terminated,
+                truncated: row.ends == TRUNCATED || row.ends > TERMINATED || (restarted && !terminated),
             };
             let played =
                 Played { obs: double(row.obs), action: row.action.to_vec(), outcome, next_obs: double(row.next_obs) };
@@ -369,6 +370,27 @@ mod tests {
             counts.iter().zip([1000, 2000, 4000]).all(|(n, expected): (&i32, i32)| (n - expected).abs() < 200),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn rows_are_told_oldest_first_with_their_environments_and_restarts() {
+        // Two environments, and room for four rows: of rows 0 to 7 the last four are left, 4 and 6 of the first environment.
+        let mut buffer = ReplayBuffer::new(4, 1, 1, Returns { num_envs: 2, ..ONE_STEP });
+        (0..6).for_each(|i| buffer.add(&step(i as f32, i == 5, false)));
+        buffer.cut();
+        (6..8).for_each(|i| buffer.add(&step(i as f32, false, i == 7)));
+        let told: Vec<_> = buffer
+            .rows()
+            .map(|(lane, row)| (lane, row.obs[0], row.next_obs[0], row.outcome.terminated, row.outcome.truncated))
+            .collect();
+        // The restart cut row 4, and row 5 had ended by itself.
+        let expected = [
+            (0, 4.0, 4.5, false, true),
+            (1, 5.0, 5.5, true, false),
+            (0, 6.0, 6.5, false, false),
+            (1, 7.0, 7.5, false, true),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
