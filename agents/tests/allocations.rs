@@ -57,7 +57,8 @@ fn allocations(work: impl FnOnce()) -> usize {
     COUNT.load(Ordering::Relaxed) - before
 }
 
-/// The least of several counts: each worker's scratch grows when it first has to, and a pool's queue now and then.
+/// The least of several counts: each worker's scratch grows when it first has to, a pool's queue now and then, and the test
+/// runner's threads write their lines whenever they like.
 fn quietest(count: impl FnMut() -> usize) -> usize {
     std::iter::repeat_with(count).take(10).min().expect("ten counts")
 }
@@ -65,7 +66,9 @@ fn quietest(count: impl FnMut() -> usize) -> usize {
 #[test]
 fn the_allocator_counts() {
     let _alone = ALONE.lock();
-    assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
+    // So short a piece of work can fall whole into a moment in which the test runner writes a line.
+    let counts = (0..1000).map(|_| allocations(|| drop(std::hint::black_box(vec![1u8; 100]))));
+    assert_eq!(counts.min(), Some(1));
 }
 
 #[test]
