@@ -16,9 +16,13 @@ const DEPTH: usize = 256;
 /// Up to this many rows a panel is read where it is stored: copying it would cost as much as the product.
 const FEW_ROWS: usize = 12;
 
+/// Rows of the result whose sums stay in registers.
+const BLOCK: usize = 6;
+
 /// From this row length on, rows under one another fall on the same few cache lines, and a transposed left factor is copied
-/// first.
+/// into blocks first, if it meets enough panels.
 const LONG_ROW: usize = 128;
+const MANY_COLUMNS: usize = 64;
 
 /// `out = a b`, or `out += a b`.
 pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) {
@@ -27,21 +31,21 @@ pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: 
     if cols == 1 {
         return times_column(a, &b.data()[..inner], &mut out[..rows], add);
     }
-    let copies = a.is_transposed() && a.leading() >= LONG_ROW;
+    if inner == 1 && !add {
+        return column_times_row(&a.data()[..rows], &b.data()[..cols], out);
+    }
+    let packs = a.is_transposed() && a.leading() >= LONG_ROW && rows > FEW_ROWS && cols >= MANY_COLUMNS;
     T::with_scratch(|scratch| {
-        let wanted = DEPTH.min(inner) * (WIDTH + if copies { rows } else { 0 });
+        let wanted = DEPTH.min(inner) * (WIDTH + if packs { rows } else { 0 });
         if scratch.len() < wanted {
             scratch.resize(wanted, T::zero());
         }
         for start in (0..inner).step_by(DEPTH) {
             let depth = DEPTH.min(inner - start);
-            let (panel, copy) = scratch.split_at_mut(depth * WIDTH);
-            let left = if copies {
-                // `[depth, rows]`, as it is stored, but with nothing between.
-                for (to, k) in copy.chunks_exact_mut(rows).zip(start..start + depth) {
-                    to.copy_from_slice(&a.data()[k * a.leading()..][..rows]);
-                }
-                Left::Columns(&copy[..depth * rows], rows)
+            let (panel, blocks) = scratch.split_at_mut(depth * WIDTH);
+            let left = if packs {
+                pack_left(a, start, depth, blocks);
+                Left::Packed(&blocks[..depth * rows], depth)
             } else if a.is_transposed() {
                 Left::Columns(&a.data()[start * a.leading()..], a.leading())
             } else {
@@ -77,12 +81,20 @@ fn times_column<T: Real>(a: Matrix<T>, b: &[T], out: &mut [T], add: bool) {
     }
 }
 
-/// A stretch of the left factor's inner dimension, as it lies in memory: row by row or column by column, with the distance
-/// between them.
+/// `out = a b` of a column and a row.
+fn column_times_row<T: Real>(a: &[T], b: &[T], out: &mut [T]) {
+    for (row, &x) in out.chunks_exact_mut(b.len()).zip(a) {
+        row.iter_mut().zip(b).for_each(|(y, &b)| *y = x * b);
+    }
+}
+
+/// A stretch of the left factor's inner dimension: as it lies in memory, row by row or column by column, with the distance
+/// between them; or in blocks of [`BLOCK`] rows, each column by column, with the stretch's length.
 #[derive(Clone, Copy)]
 enum Left<'a, T> {
     Rows(&'a [T], usize),
     Columns(&'a [T], usize),
+    Packed(&'a [T], usize),
 }
 
 /// A panel of the right factor: copied together, or where it is stored, with the distance between its rows and their number.
@@ -115,6 +127,21 @@ struct Place {
     add: bool,
 }
 
+/// Copies the columns of `a`, which are stored as rows, from `start` on into `blocks` of [`BLOCK`] rows, each `[depth, BLOCK]`; the last has what rows are
+/// left.
+fn pack_left<T: Real>(a: Matrix<T>, start: usize, depth: usize, blocks: &mut [T]) {
+    for (first, block) in (0..a.rows()).step_by(BLOCK).zip(blocks.chunks_mut(depth * BLOCK)) {
+        let rows = BLOCK.min(a.rows() - first);
+        for (to, k) in block.chunks_exact_mut(rows).zip(start..start + depth) {
+            let from = &a.data()[k * a.leading() + first..];
+            match (to.first_chunk_mut::<BLOCK>(), from.first_chunk::<BLOCK>()) {
+                (Some(to), Some(from)) => *to = *from,
+                _ => to.copy_from_slice(&from[..rows]),
+            }
+        }
+    }
+}
+
 /// Copies `WIDTH` columns of `b` from `first` on into `panel`, `[depth, WIDTH]`; columns beyond the last are 0.
 fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: &mut [T]) {
     let width = WIDTH.min(b.cols() - first);
@@ -143,7 +170,7 @@ fn columns<T: Real>(left: Left<T>, right: Right<T>, rows: usize, place: Place, o
     let mut row = 0;
     while row < rows {
         row += match rows - row {
-            6.. => block::<T, 6>(left, right, row, place, out),
+            BLOCK.. => block::<T, BLOCK>(left, right, row, place, out),
             4.. => block::<T, 4>(left, right, row, place, out),
             2.. => block::<T, 2>(left, right, row, place, out),
             _ => block::<T, 1>(left, right, row, place, out),
@@ -153,41 +180,64 @@ fn columns<T: Real>(left: Left<T>, right: Right<T>, rows: usize, place: Place, o
 
 /// `R` rows from `row` on; returns `R`.
 fn block<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, place: Place, out: &mut [T]) -> usize {
-    let rows = |data, stride| -> [&[T]; R] {
-        let data: &[T] = data;
-        std::array::from_fn(|i| &data[(row + i) * stride..][..right.depth()])
-    };
-    let sums = match (left, right) {
-        (Left::Rows(data, stride), Right::Packed(panel)) => sums_of_rows::<T, R>(rows(data, stride), panel),
-        (Left::Rows(data, stride), Right::Stored(panel, apart, depth)) => {
-            sums_of_rows_stored::<T, R>(rows(data, stride), panel, apart, depth)
-        }
-        (Left::Columns(data, stride), Right::Packed(panel)) => {
-            sums_of_columns::<T, R, _>(&data[row..], stride, panel.iter())
-        }
-        (Left::Columns(data, stride), Right::Stored(panel, apart, depth)) => {
-            sums_of_columns::<T, R, _>(&data[row..], stride, Right::stored(panel, apart, depth))
-        }
-    };
-    for (i, sums) in sums.iter().enumerate() {
-        let out = &mut out[(row + i) * place.cols + place.first..];
-        // Whole rows of a panel have a length that the compiler knows.
-        match out.first_chunk_mut::<WIDTH>().filter(|_| place.cols - place.first >= WIDTH) {
-            Some(out) if place.add => out.iter_mut().zip(sums).for_each(|(y, &x)| *y += x),
-            Some(out) => *out = *sums,
-            None if place.add => out[..place.cols - place.first].iter_mut().zip(sums).for_each(|(y, &x)| *y += x),
-            None => out[..place.cols - place.first].iter_mut().zip(sums).for_each(|(y, &x)| *y = x),
+    let mut lines = out[row * place.cols..].chunks_mut(place.cols).map(|line| &mut line[place.first..]);
+    if place.cols - place.first >= WIDTH {
+        let whole = |_| lines.next().and_then(|line| line.first_chunk_mut::<WIDTH>()).expect("a panel's width");
+        sums::<T, R>(left, right, row, std::array::from_fn(whole), place.add);
+    } else {
+        let mut spare = [[T::zero(); WIDTH]; R];
+        sums::<T, R>(left, right, row, spare.each_mut(), false);
+        for (line, sums) in lines.zip(&spare) {
+            line.iter_mut().zip(sums).for_each(|(y, &x)| *y = if place.add { *y + x } else { x });
         }
     }
     R
 }
 
-// The functions below are not inlined, and nothing in their loops can panic: so the compiler keeps all sums in
-// registers.
+/// The rows of `out` are those of the left factor from `row` on.
+#[inline(always)]
+fn sums<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, out: [&mut [T; WIDTH]; R], add: bool) {
+    let rows = |data, stride| -> [&[T]; R] {
+        let data: &[T] = data;
+        std::array::from_fn(|i| &data[(row + i) * stride..][..right.depth()])
+    };
+    match (left, right) {
+        (Left::Rows(data, stride), Right::Packed(panel)) => sums_of_rows(rows(data, stride), panel, out, add),
+        (Left::Rows(data, stride), Right::Stored(panel, apart, depth)) => {
+            sums_of_rows_stored(rows(data, stride), panel, apart, depth, out, add);
+        }
+        (Left::Columns(data, stride), Right::Packed(panel)) => {
+            sums_of_columns(&data[row..], stride, panel.iter(), out, add);
+        }
+        (Left::Columns(data, stride), Right::Stored(panel, apart, depth)) => {
+            sums_of_columns(&data[row..], stride, Right::stored(panel, apart, depth), out, add);
+        }
+        (Left::Packed(data, depth), Right::Packed(panel)) => {
+            let block = data.chunks(depth * BLOCK).nth(row / BLOCK).unwrap_or_default();
+            sums_of_columns(&block[row % BLOCK..], block.len() / depth, panel.iter(), out, add);
+        }
+        (Left::Packed(..), Right::Stored(..)) => unreachable!("few rows are not packed"),
+    }
+}
+
+/// Writes `sums` to `out`, or adds them.
+#[inline(always)]
+fn put<T: Real, const R: usize>(sums: [[T; WIDTH]; R], out: [&mut [T; WIDTH]; R], add: bool) {
+    for (out, sums) in out.into_iter().zip(sums) {
+        if add {
+            out.iter_mut().zip(sums).for_each(|(y, x)| *y += x);
+        } else {
+            *out = sums;
+        }
+    }
+}
+
+// The functions below are not inlined, and nothing in them can panic: so the compiler keeps all sums in registers, and
+// writes them once.
 
 /// `R` rows, each of the panel's length, times the panel.
 #[inline(never)]
-fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]]) -> [[T; WIDTH]; R] {
+fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]], out: [&mut [T; WIDTH]; R], add: bool) {
     let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..panel.len()]);
     let mut sums = [[T::zero(); WIDTH]; R];
     for (k, right) in panel.iter().enumerate() {
@@ -198,7 +248,7 @@ fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]]) 
             }
         }
     }
-    sums
+    put(sums, out, add);
 }
 
 /// The same with a panel whose rows are `apart` numbers from one another.
@@ -208,7 +258,9 @@ fn sums_of_rows_stored<T: Real, const R: usize>(
     panel: &[T],
     apart: usize,
     depth: usize,
-) -> [[T; WIDTH]; R] {
+    out: [&mut [T; WIDTH]; R],
+    add: bool,
+) {
     let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..depth]);
     let mut sums = [[T::zero(); WIDTH]; R];
     for (right, k) in Right::stored(panel, apart, depth).zip(0..depth) {
@@ -219,7 +271,7 @@ fn sums_of_rows_stored<T: Real, const R: usize>(
             }
         }
     }
-    sums
+    put(sums, out, add);
 }
 
 /// `R` rows that lie side by side, `stride` numbers from one column to the next, times the panel.
@@ -228,7 +280,9 @@ fn sums_of_columns<'a, T: Real, const R: usize, P: Iterator<Item = &'a [T; WIDTH
     columns: &[T],
     stride: usize,
     panel: P,
-) -> [[T; WIDTH]; R] {
+    out: [&mut [T; WIDTH]; R],
+    add: bool,
+) {
     let mut sums = [[T::zero(); WIDTH]; R];
     for (column, right) in columns.chunks(stride).zip(panel) {
         let Some(column) = column.first_chunk::<R>() else { break };
@@ -238,7 +292,7 @@ fn sums_of_columns<'a, T: Real, const R: usize, P: Iterator<Item = &'a [T; WIDTH
             }
         }
     }
-    sums
+    put(sums, out, add);
 }
 
 /// Σ x y over two rows of one length, as eight partial sums, which the compiler keeps side by side.
