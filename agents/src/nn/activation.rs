@@ -58,7 +58,10 @@ impl Activation {
         let one = T::one();
         match self {
             Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= one - y * y),
-            Activation::Relu => d.iter_mut().zip(y).for_each(|(d, &y)| *d = if y > T::zero() { *d } else { T::zero() }),
+            // A product and not a choice, which would become masked stores, slow on some processors.
+            Activation::Relu => {
+                d.iter_mut().zip(y).for_each(|(d, &y)| *d *= if y > T::zero() { one } else { T::zero() })
+            }
             Activation::Elu => d.iter_mut().zip(y).for_each(|(d, &y)| *d *= one + y.min(T::zero())),
             Activation::Silu => d.iter_mut().zip(slopes).for_each(|(d, &slope)| *d *= slope),
         }

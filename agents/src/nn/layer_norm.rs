@@ -28,22 +28,21 @@ impl<T: Real> Normalized<T> {
         }
     }
 
-    /// Takes `d`, the gradient in the result, `[rows, width]`, to the gradient in the input. Before, writes the gradients in
-    /// gain and shift.
-    pub(super) fn backward(&self, d: &mut [T], gain: &[T], d_parameters: Option<(&mut [T], &mut [T])>) {
-        let width = gain.len();
-        if let Some((d_gain, d_shift)) = d_parameters {
-            d_gain.fill(T::zero());
-            d_shift.fill(T::zero());
-            for (d, x_hat) in d.chunks_exact(width).zip(self.x_hat.chunks_exact(width)) {
-                d_shift.iter_mut().zip(d).for_each(|(sum, &d)| *sum += d);
-                d_gain.iter_mut().zip(d).zip(x_hat).for_each(|((sum, &d), &x)| *sum += d * x);
-            }
+    /// Writes the gradients in gain and shift, given the gradient `d` in the result, `[rows, width]`.
+    pub(super) fn backward_parameters(&self, d: &[T], d_gain: &mut [T], d_shift: &mut [T]) {
+        let width = d_gain.len();
+        d_gain.fill(T::zero());
+        d_shift.fill(T::zero());
+        for (d, x_hat) in d.chunks_exact(width).zip(self.x_hat.chunks_exact(width)) {
+            d_shift.iter_mut().zip(d).for_each(|(sum, &d)| *sum += d);
+            d_gain.iter_mut().zip(d).zip(x_hat).for_each(|((sum, &d), &x)| *sum += d * x);
         }
-        for (row, d) in d.chunks_exact_mut(width).enumerate() {
-            d.iter_mut().zip(gain).for_each(|(d, &gain)| *d *= gain);
-            self.project(row, d);
-        }
+    }
+
+    /// Takes the gradient `d` in row `row` of the result to the gradient in the input.
+    pub(super) fn backward_row(&self, row: usize, d: &mut [T], gain: &[T]) {
+        d.iter_mut().zip(gain).for_each(|(d, &gain)| *d *= gain);
+        self.project(row, d);
     }
 
     /// Takes `t`, the tangent of the input, `[rows, width]`, to the tangent of the result, where gain and shift move

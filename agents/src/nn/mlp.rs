@@ -63,6 +63,8 @@ pub struct Workspace<T> {
     /// What passes from layer to layer: gradients at the output of the layer at hand and at its input, or tangents the
     /// other way round.
     passed: [Vec<T>; 2],
+    /// Rows with a gradient.
+    live: Vec<usize>,
     rows: usize,
     capacity: usize,
 }
@@ -196,6 +198,7 @@ impl Mlp {
                 .map(|layer| layer.norm.is_some().then(|| Normalized::new(capacity, layer.outputs)))
                 .collect(),
             passed: [room(widest), room(widest)],
+            live: Vec::with_capacity(capacity),
             rows: 0,
             capacity,
         }
@@ -243,31 +246,6 @@ impl Mlp {
     /// Writes the gradient of a loss in the parameters into `grad`, `[num_params]`, given its gradient in the outputs
     /// of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
     pub fn backward<T: Real>(&self, params: &[T], workspace: &mut Workspace<T>, d_output: &[T], grad: &mut [T]) {
-        self.pull_back(params, workspace, d_output, Some(grad), false);
-    }
-
-    /// The gradient of a loss in the input, `[rows, num_inputs]`, given its gradient in the outputs of the last
-    /// [`forward`](Mlp::forward), `[rows, num_outputs]`. Costs half of [`backward`](Mlp::backward): parameters stay out.
-    pub fn backward_input<'w, T: Real>(
-        &self,
-        params: &[T],
-        workspace: &'w mut Workspace<T>,
-        d_output: &[T],
-    ) -> &'w [T] {
-        self.pull_back(params, workspace, d_output, None, true);
-        workspace.d_input(self)
-    }
-
-    /// Takes the gradient in the outputs back through the layers: to the parameters if there is a `grad` for them, and
-    /// to the input, where it is left in `passed[0]`.
-    fn pull_back<T: Real>(
-        &self,
-        params: &[T],
-        workspace: &mut Workspace<T>,
-        d_output: &[T],
-        mut grad: Option<&mut [T]>,
-        to_input: bool,
-    ) {
         let rows = workspace.rows;
         assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
         let [d_out, d_in] = &mut workspace.passed;
@@ -276,29 +254,81 @@ impl Mlp {
             let d = &mut d_out[..rows * layer.outputs];
             if i + 1 < self.layers.len() {
                 self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], d);
-                if let (Some((gain, _)), Some(normalized)) = (layer.norm(params), &workspace.normalized[i]) {
-                    let places = layer.norm.as_ref().zip(grad.as_mut());
-                    let d_parameters = places.map(|([gain, _], grad)| grad[gain.start..].split_at_mut(gain.len()));
-                    normalized.backward(d, gain, d_parameters.map(|(d_gain, rest)| (d_gain, &mut rest[..gain.len()])));
+                if let (Some([gain, _]), Some(normalized)) = (&layer.norm, &workspace.normalized[i]) {
+                    let (d_gain, rest) = grad[gain.start..].split_at_mut(gain.len());
+                    normalized.backward_parameters(d, d_gain, &mut rest[..gain.len()]);
+                    for (row, d) in d.chunks_exact_mut(gain.len()).enumerate() {
+                        normalized.backward_row(row, d, &params[gain.clone()]);
+                    }
                 }
             }
-            if let Some(grad) = &mut grad {
-                let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-                let d_weight = &mut grad[layer.weight.clone()];
-                matmul(input.t(), Matrix::new(d, rows, layer.outputs), d_weight, self.precision_of(i));
-                let d_bias = &mut grad[layer.bias.clone()];
-                d_bias.fill(T::zero());
-                for row in d.chunks_exact(layer.outputs) {
-                    d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
-                }
+            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
+            let d_weight = &mut grad[layer.weight.clone()];
+            matmul(input.t(), Matrix::new(d, rows, layer.outputs), d_weight, self.precision_of(i));
+            let d_bias = &mut grad[layer.bias.clone()];
+            d_bias.fill(T::zero());
+            for row in d.chunks_exact(layer.outputs) {
+                d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
             }
-            if i > 0 || to_input {
-                let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-                let d = Matrix::new(d, rows, layer.outputs);
-                matmul(d, weight.t(), &mut d_in[..rows * layer.inputs], self.precision_of(i));
+            if i > 0 {
+                self.to_layer_input(i, params, d, d_in);
                 std::mem::swap(d_out, d_in);
             }
         }
+    }
+
+    /// The gradient of a loss in the input, `[rows, num_inputs]`, given its gradient in the outputs of the last
+    /// [`forward`](Mlp::forward), `[rows, num_outputs]`. Costs half of [`backward`](Mlp::backward), because parameters stay out,
+    /// and nothing for rows whose gradient is zero.
+    pub fn backward_input<'w, T: Real>(
+        &self,
+        params: &[T],
+        workspace: &'w mut Workspace<T>,
+        d_output: &[T],
+    ) -> &'w [T] {
+        let Workspace { values, slopes, normalized, passed: [d_out, d_in], live, rows, .. } = workspace;
+        assert_eq!(d_output.len(), *rows * self.num_outputs(), "a gradient for every output");
+        // Rows with a gradient move together, and apart again at the end.
+        live.clear();
+        for (row, d) in d_output.chunks_exact(self.num_outputs()).enumerate() {
+            if d.iter().any(|d| !d.is_zero()) {
+                d_out[live.len() * d.len()..][..d.len()].copy_from_slice(d);
+                live.push(row);
+            }
+        }
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let d = &mut d_out[..live.len() * layer.outputs];
+            if i + 1 < self.layers.len() {
+                for (&row, d) in live.iter().zip(d.chunks_exact_mut(layer.outputs)) {
+                    let place = row * layer.outputs..(row + 1) * layer.outputs;
+                    let slopes = slopes[i].get(place.clone()).unwrap_or_default();
+                    self.activation.multiply_by_slope(&values[i + 1][place], slopes, d);
+                    if let (Some((gain, _)), Some(normalized)) = (layer.norm(params), &normalized[i]) {
+                        normalized.backward_row(row, d, gain);
+                    }
+                }
+            }
+            self.to_layer_input(i, params, d, d_in);
+            std::mem::swap(d_out, d_in);
+        }
+        let width = self.num_inputs();
+        let mut live = live.iter().enumerate().rev().peekable();
+        for row in (0..*rows).rev() {
+            match live.next_if(|(_, to)| **to == row) {
+                Some((from, _)) => d_out.copy_within(from * width..(from + 1) * width, row * width),
+                None => d_out[row * width..(row + 1) * width].fill(T::zero()),
+            }
+        }
+        workspace.d_input(self)
+    }
+
+    /// Takes the gradient `d` in what layer `i` puts out before its activation, `[rows, outputs]`, to the gradient in its input.
+    fn to_layer_input<T: Real>(&self, i: usize, params: &[T], d: &[T], d_in: &mut [T]) {
+        let layer = &self.layers[i];
+        let rows = d.len() / layer.outputs;
+        let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
+        let d_in = &mut d_in[..rows * layer.inputs];
+        matmul(Matrix::new(d, rows, layer.outputs), weight.t(), d_in, self.precision_of(i));
     }
 
     /// How the outputs of the last [`forward`](Mlp::forward) move with the parameters along `direction`, `[num_params]`:
@@ -447,8 +477,10 @@ mod tests {
                 // Gains and shifts start as 1 and 0, which would hide them.
                 params.iter_mut().for_each(|p| *p += T::of(0.1 * rng.standard_normal()));
                 let input: Vec<T> = (0..rows * widths[0]).map(|_| T::of(rng.standard_normal())).collect();
-                let outputs = rows * mlp.num_outputs();
-                let d_output: Vec<T> = (0..outputs).map(|_| T::of(rng.standard_normal())).collect();
+                // Every third row has no gradient.
+                let outputs = (0..rows * mlp.num_outputs()).map(|i| (i / mlp.num_outputs()) % 3 != 1);
+                let d_output: Vec<T> =
+                    outputs.map(|has| T::of(if has { rng.standard_normal() } else { 0.0 })).collect();
 
                 let leaf = Tensor::from_slice(&params).set_requires_grad(true);
                 let x = Tensor::from_slice(&input).view([rows as i64, widths[0] as i64]).set_requires_grad(true);
