@@ -11,6 +11,8 @@ import venv
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BREGMAN = pathlib.Path(os.environ.get("BREGMAN", ROOT / "scripts" / "bregman")).absolute()
 
+CPUINFO = pathlib.Path("/proc/cpuinfo").read_text() if pathlib.Path("/proc/cpuinfo").exists() else ""
+
 
 def peer_python(home, requirements):
     """The Python of the environment `home`, with what `requirements` pins; made on first use and when the pins change."""
@@ -44,7 +46,6 @@ print(", ".join(f"{name} {version(name)}" for name in sys.argv[1:]), "on Python"
 
 
 def machine():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    name = next((line.split(": ")[1] for line in CPUINFO.splitlines() if line.startswith("model name")), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
