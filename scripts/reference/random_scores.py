@@ -3,7 +3,7 @@
     .venv/bin/python scripts/reference/random_scores.py
 
 0 is the mean return of 100 episodes of uniform actions, through Gymnasium, measured here; 1 is the score that SLM-Lab
-published for PPO on v5 (`results/published/ppo.json`).
+published for PPO on v5 (`results/published/ppo.json`), and what RL-Zoo published for PPO on CONTROL.
 """
 
 import json
@@ -13,6 +13,8 @@ import gymnasium
 
 PUBLISHED = pathlib.Path(__file__).resolve().parents[2] / "results" / "published"
 EPISODES = 100
+# DLR-RM/rl-baselines3-zoo, benchmark.md, 0088472: one run of PPO, deterministic.
+CONTROL = {"CartPole-v1": 500.0, "Acrobot-v1": -73.506}
 
 
 def random_score(env_id):
@@ -31,11 +33,14 @@ def random_score(env_id):
 
 def main():
     scores = json.loads((PUBLISHED / "ppo.json").read_text())["scores"]
-    about = f"0 is a random policy ({EPISODES} episodes), 1 what SLM-Lab published for PPO on v5 after 4M or 10M steps"
+    high = {f"{name}-v5": float(row["slm_lab_v5"].split()[0]) for name, row in scores.items()}
+    about = (
+        f"0 is a random policy ({EPISODES} episodes), 1 what SLM-Lab published for PPO on MuJoCo v5 after 4M or 10M steps and RL-Zoo for PPO "
+        "on CartPole and Acrobot"
+    )
     lines = ["# Made by scripts/reference/random_scores.py.", f'about = "{about}"']
-    for name, row in scores.items():
-        high = float(row["slm_lab_v5"].split()[0])
-        lines += ["", f'[scores."{name}-v5"]', f"low = {random_score(name + '-v5'):.2f}", f"high = {high}"]
+    for env_id, score in {**high, **CONTROL}.items():
+        lines += ["", f'[scores."{env_id}"]', f"low = {random_score(env_id):.2f}", f"high = {score}"]
     (PUBLISHED / "scores_v5.toml").write_text("\n".join(lines) + "\n")
 
 
