@@ -27,9 +27,7 @@ use crate::optional;
 use crate::registry::{AgentConfig, AgentEntry, Part};
 use crate::workers::Workers;
 
-pub use value::{
-    Divergence, GradientRule, PolicyWeight, Side, ValueBatch, ValueRule, ValueStep, Values, orthogonal,
-};
+pub use value::{Divergence, GradientRule, PolicyWeight, Side, ValueBatch, ValueRule, ValueStep, Values, orthogonal};
 
 /// Settings of [`Odice`]; defaults from the authors' code for locomotion, rewards excepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]

@@ -5,11 +5,13 @@ use bregman_envs::rng::Seed;
 use bregman_envs::{EnvConfig, Registry};
 
 use super::*;
+use crate::baseline::BaselineKind;
 use crate::exact::Exact;
 use crate::harpg::Harpg;
-use crate::learner::Budget;
+use crate::learner::{Budget, Metrics};
 use crate::n_pg_igt::{NPgIgt, NPgIgtConfig};
 use crate::pg::NPg;
+use crate::trajectory_gradient::{Iterates, Method, MomentumConfig, decayed};
 
 /// What a Hessian-vector product is made of.
 #[derive(Clone, Copy, PartialEq)]
