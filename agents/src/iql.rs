@@ -13,7 +13,7 @@ use crate::critics::{TwinCritics, join, smaller};
 use crate::dataset::Batch;
 use crate::learner::{Array, LearnError, Learner, Setup, Snapshot};
 use crate::nn::{Activation, Init, Mlp, Workspace};
-use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, RewardScale};
+use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, RewardScale, refill};
 use crate::optim::Adam;
 use crate::registry::{AgentConfig, AgentEntry, Part};
 
@@ -109,6 +109,11 @@ pub struct Iql {
     d_log_std: Vec<f32>,
     weight: Vec<f32>,
     joined: Vec<f32>,
+    /// The smaller target critic's values, the slope of V's loss in V, advantages, and the critics' targets, each `[B]`.
+    q: Vec<f32>,
+    d_value: Vec<f32>,
+    advantage: Vec<f32>,
+    y: Vec<f32>,
 }
 
 /// Expectile loss of u = target − value and its derivative in the value (Eq. 5): |τ − 1[u < 0]| u².
@@ -148,6 +153,10 @@ impl Iql {
                 d_log_std: Vec::new(),
                 weight: Vec::new(),
                 joined: Vec::new(),
+                q: Vec::new(),
+                d_value: Vec::new(),
+                advantage: Vec::new(),
+                y: Vec::new(),
                 config,
             }
         })
@@ -157,27 +166,28 @@ impl Iql {
 impl OfflineUpdate for Iql {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
         let Iql { config, critics, value, value_mlp, value_room, value_grad, joined, .. } = self;
+        let Iql { q, d_value, advantage, y, .. } = self;
         let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
         let scale = 1.0 / rows as f32;
         join(&batch.obs, &batch.action, rows, joined);
 
         // V towards an expectile of the smaller target critic.
-        let q: Vec<f32> = smaller(critics.target_values(joined, workers)).collect();
-        let (mut vf_loss, mut d_value) = (0.0, Vec::with_capacity(rows));
-        for (v, q) in value_mlp.forward(value, &batch.obs, value_room).iter().zip(&q) {
+        refill(q, smaller(critics.target_values(joined, workers)));
+        let mut vf_loss = 0.0;
+        d_value.clear();
+        for (v, q) in value_mlp.forward(value, &batch.obs, value_room).iter().zip(&*q) {
             let (loss, slope) = expectile_loss(q - v, config.expectile as f32);
             vf_loss += f64::from(loss * scale);
             d_value.push(slope * scale);
         }
-        value_mlp.backward(value, value_room, &d_value, value_grad);
+        value_mlp.backward(value, value_room, d_value, value_grad);
         self.value_optimizer.step(value, value_grad, config.learning_rate);
 
         // The policy, weighted by the advantage over the new V.
         let v = value_mlp.forward(value, &batch.obs, value_room);
-        let advantage: Vec<f32> = q.iter().zip(v).map(|(q, v)| q - v).collect();
+        refill(advantage, q.iter().zip(v).map(|(q, v)| q - v));
         let (beta, clip) = (config.beta as f32, config.weight_clip as f32);
-        self.weight.clear();
-        self.weight.extend(advantage.iter().map(|a| (beta * a).exp().min(clip)));
+        refill(&mut self.weight, advantage.iter().map(|a| (beta * a).exp().min(clip)));
         let spent = agent.setup.budget.spent(&agent.progress);
         let anneal = if config.anneal_policy_lr { (1.0 + (std::f64::consts::PI * spent).cos()) / 2.0 } else { 1.0 };
         let mean = policy.means(&policy.params, &batch.obs, &mut self.pass, workers);
@@ -189,8 +199,8 @@ impl OfflineUpdate for Iql {
         // The critics towards r + γ V(s'), and their targets after them.
         let next = value_mlp.forward(value, &batch.next_obs, value_room);
         let gamma = config.gamma as f32;
-        let y: Vec<f32> = (0..rows).map(|i| batch.reward[i] + gamma * batch.bootstraps[i] * next[i]).collect();
-        let qf_loss = critics.fit(joined, &y, config.learning_rate, workers).loss;
+        refill(y, (0..rows).map(|i| batch.reward[i] + gamma * batch.bootstraps[i] * next[i]));
+        let qf_loss = critics.fit(joined, y, config.learning_rate, workers).loss;
         critics.follow(config.tau, workers);
 
         means.add("train/vf_loss", agent.finite("the loss of V", vf_loss)?);

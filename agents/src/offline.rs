@@ -363,6 +363,12 @@ impl<U: OfflineUpdate> Learner for Offline<U> {
     }
 }
 
+/// Puts numbers in the place of others, in the same memory.
+pub fn refill(room: &mut Vec<f32>, numbers: impl Iterator<Item = f32>) {
+    room.clear();
+    room.extend(numbers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

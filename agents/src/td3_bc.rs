@@ -14,7 +14,7 @@ use crate::critics::{Judge, TwinCritics, join, polyak, smaller};
 use crate::dataset::Batch;
 use crate::learner::{Array, LearnError, Learner, Setup, Snapshot};
 use crate::nn::{Activation, Mlp};
-use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate};
+use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, refill};
 use crate::on_policy::load_stream;
 use crate::optim::Adam;
 use crate::registry::{AgentConfig, AgentEntry, Part};
@@ -108,6 +108,9 @@ pub struct Td3Bc {
     grad: Vec<f32>,
     d_mean: Vec<f32>,
     joined: Vec<f32>,
+    /// Target actions, `[B, act_dim]`, and the critics' targets, `[B]`.
+    next_action: Vec<f32>,
+    y: Vec<f32>,
     /// Of the target actions.
     noise: NumpyRng,
 }
@@ -133,6 +136,8 @@ impl Td3Bc {
                 grad: vec![0.0; policy.params.len()],
                 d_mean: Vec::new(),
                 joined: Vec::new(),
+                next_action: Vec::new(),
+                y: Vec::new(),
                 noise: Seed(seed).stream("target noise", 0),
                 config,
             }
@@ -142,25 +147,25 @@ impl Td3Bc {
 
 impl OfflineUpdate for Td3Bc {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
-        let Td3Bc { config, critics, pass, joined, d_mean, .. } = self;
+        let Td3Bc { config, critics, pass, joined, next_action, y, d_mean, .. } = self;
         let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
         let act_dim = policy.act_dim();
 
         // Target actions with clipped noise, inside the box; then the critics.
         let (low, high) = policy.bounds();
-        let mut next_action = policy.means(&self.policy_target, &batch.next_obs, pass, workers).to_vec();
+        refill(next_action, policy.means(&self.policy_target, &batch.next_obs, pass, workers).iter().copied());
         for (k, a) in next_action.iter_mut().enumerate() {
             let (low, high) = (low[k % act_dim], high[k % act_dim]);
             let noise = config.policy_noise * self.noise.standard_normal();
             let noise = noise.clamp(-config.noise_clip, config.noise_clip) as f32;
             *a = (*a + noise * (high - low) / 2.0).clamp(low, high);
         }
-        join(&batch.next_obs, &next_action, rows, joined);
+        join(&batch.next_obs, next_action, rows, joined);
         let next = smaller(critics.target_values(joined, workers));
         let rewards = batch.reward.iter().zip(&batch.bootstraps);
-        let y: Vec<f32> = rewards.zip(next).map(|((r, b), q)| r + config.gamma as f32 * b * q).collect();
+        refill(y, rewards.zip(next).map(|((r, b), q)| r + config.gamma as f32 * b * q));
         join(&batch.obs, &batch.action, rows, joined);
-        let losses = critics.fit(joined, &y, config.learning_rate, workers);
+        let losses = critics.fit(joined, y, config.learning_rate, workers);
         means.add("train/qf_loss", agent.finite("the critics' loss", losses.loss)?);
         means.add("train/q_value", losses.q_value);
         if !(agent.progress.grad_steps + 1).is_multiple_of(config.policy_delay as u64) {

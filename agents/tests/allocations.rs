@@ -8,17 +8,24 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bregman_agents::bc::{Bc, BcConfig};
+use bregman_agents::dataset::{Block, D4rlWriter, DatasetConfig};
 use bregman_agents::gflownet::learner::{Gflownet, LogZ};
 use bregman_agents::gflownet::objective::Objective;
 use bregman_agents::gflownet::settings::GflownetConfig;
-use bregman_agents::learner::Learner;
+use bregman_agents::iql::{Iql, IqlConfig};
+use bregman_agents::learner::{Budget, DataSource, Learner, Setup};
 use bregman_agents::mdpo_off::{MdpoOff, MdpoOffConfig};
 use bregman_agents::nn::{Activation, Init, Mlp, Real, Twins};
+use bregman_agents::odice::{GradientRule, Odice, OdiceConfig};
 use bregman_agents::off_policy::OffPolicyConfig;
+use bregman_agents::offline::OfflineConfig;
 use bregman_agents::optim::{Adam, clip_grad_norm};
 use bregman_agents::ppo::{Ppo, PpoConfig};
 use bregman_agents::sac::{Sac, SacConfig};
+use bregman_agents::td3_bc::{Td3Bc, Td3BcConfig};
 use bregman_agents::workers::Workers;
+use bregman_envs::hdf5::Dtype;
 use bregman_envs::rng::NumpyRng;
 use common::setup;
 
@@ -150,6 +157,72 @@ fn off_policy_gradient_steps_allocate_nothing() {
             quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
         assert_eq!(per_iteration[0], per_iteration[1], "{agent}, {threads} threads");
+    }
+}
+
+/// Forty episodes of one step for the environment `bandit`, in a file.
+fn offline_setup(threads: usize) -> Setup {
+    let path = std::env::temp_dir().join(format!("bregman-allocations-{}.hdf5", std::process::id()));
+    let n = 40;
+    let numbers = |scale: f64| (0..n).map(|i| scale * f64::from(i)).collect::<Vec<f64>>();
+    let (zeros, yes, no) = (numbers(0.0), vec![true; n as usize], vec![false; n as usize]);
+    let mut writer = D4rlWriter::create(&path, 1, 1, Dtype::F32).expect("a writable temporary folder");
+    let block = Block {
+        obs: zeros.clone(),
+        next_obs: zeros,
+        action: numbers(0.05),
+        reward: numbers(1.0),
+        known: yes.clone(),
+        terminated: yes.clone(),
+        truncated: no,
+        last: yes,
+    };
+    writer.push(&block).expect("writable");
+    writer.finish(None, &[]).expect("writable");
+    let mut setup = setup("bandit");
+    setup.threads = threads;
+    setup.dataset = Some(DataSource::new(DatasetConfig::new(&path.display().to_string())));
+    setup.budget = Budget::GradSteps(1_000_000);
+    setup
+}
+
+#[test]
+fn offline_updates_allocate_nothing() {
+    let _alone = ALONE.lock();
+    type Make = fn(OfflineConfig, &Setup) -> Box<dyn Learner>;
+    const WIDTHS: [usize; 1] = [16];
+    fn odice(common: OfflineConfig, gradient: GradientRule, setup: &Setup) -> Box<dyn Learner> {
+        let (hidden_sizes, value_hidden_sizes) = (WIDTHS.into(), WIDTHS.into());
+        let config = OdiceConfig { common, gradient, hidden_sizes, value_hidden_sizes, ..Default::default() };
+        Box::new(Odice::learner(config, setup).expect("the settings fit"))
+    }
+    let agents: [(&str, Make); 6] = [
+        ("odice", |common, setup| odice(common, GradientRule::Orthogonal, setup)),
+        ("odice, semi", |common, setup| odice(common, GradientRule::Semi, setup)),
+        ("odice, true", |common, setup| odice(common, GradientRule::True, setup)),
+        ("bc", |common, setup| {
+            let config = BcConfig { common, hidden_sizes: WIDTHS.into(), ..Default::default() };
+            Box::new(Bc::learner(config, setup).expect("the settings fit"))
+        }),
+        ("td3_bc", |common, setup| {
+            let config = Td3BcConfig { common, hidden_sizes: WIDTHS.into(), ..Default::default() };
+            Box::new(Td3Bc::learner(config, setup).expect("the settings fit"))
+        }),
+        ("iql", |common, setup| {
+            let config = IqlConfig { common, hidden_sizes: WIDTHS.into(), ..Default::default() };
+            Box::new(Iql::learner(config, setup).expect("the settings fit"))
+        }),
+    ];
+    for (threads, (name, make)) in [1, 2].into_iter().flat_map(|threads| agents.map(|agent| (threads, agent))) {
+        // Iterations that differ in the number of updates alone.
+        let setup = offline_setup(threads);
+        let per_iteration = [2, 22].map(|updates_per_iteration| {
+            let common = OfflineConfig { batch_size: 32, updates_per_iteration, ..Default::default() };
+            let mut learner = make(common, &setup);
+            drop(learner.step().expect("finite numbers"));
+            quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
+        });
+        assert_eq!(per_iteration[0], per_iteration[1], "{name}, {threads} threads");
     }
 }
 

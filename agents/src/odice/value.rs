@@ -135,6 +135,8 @@ pub struct ValueStep<T> {
     linear: Vec<T>,
     through_next: Vec<T>,
     d_values: Vec<T>,
+    /// The smaller head's value, `[B]`.
+    least: Vec<T>,
 }
 
 impl<T: Real> ValueStep<T> {
@@ -142,8 +144,7 @@ impl<T: Real> ValueStep<T> {
     pub fn new(num_params: usize) -> ValueStep<T> {
         let room = || vec![T::zero(); num_params];
         let (grad, linear, through_next) = (room(), room(), room());
-        let (value, residual, backward_residual, d_values) = Default::default();
-        ValueStep { value, residual, backward_residual, grad, linear, through_next, d_values }
+        ValueStep { grad, linear, through_next, ..Default::default() }
     }
 
     /// Values and residuals of a batch; the target network stands in for the side that no gradient goes through.
@@ -158,8 +159,9 @@ impl<T: Real> ValueStep<T> {
         let rows = batch.reward.len();
         let heads = values.heads();
         let residual = |i: usize, here: T, next: T| batch.reward[i] + rule.gamma * batch.bootstraps[i] * next - here;
-        let smaller = |all: &[T]| -> Vec<T> {
-            (0..rows).map(|i| (1..heads).fold(all[i], |least, h| least.min(all[h * rows + i]))).collect()
+        let smaller = |all: &[T], least: &mut Vec<T>| {
+            least.clear();
+            least.extend((0..rows).map(|i| (1..heads).fold(all[i], |least, h| least.min(all[h * rows + i]))));
         };
         self.value.clear();
         self.value.extend_from_slice(values.forward(params, batch.obs, Side::Here));
@@ -171,12 +173,13 @@ impl<T: Real> ValueStep<T> {
             self.residual.extend((0..heads * rows).map(|k| residual(k % rows, self.value[k], next[k])));
             return;
         }
-        let next = smaller(values.forward(target, batch.next_obs, Side::Target));
-        self.residual.extend((0..heads * rows).map(|k| residual(k % rows, self.value[k], next[k % rows])));
+        let least = &mut self.least;
+        smaller(values.forward(target, batch.next_obs, Side::Target), least);
+        self.residual.extend((0..heads * rows).map(|k| residual(k % rows, self.value[k], least[k % rows])));
         if rule.gradient == GradientRule::Orthogonal {
-            let here = smaller(values.forward(target, batch.obs, Side::Target));
+            smaller(values.forward(target, batch.obs, Side::Target), least);
             let next = values.forward(params, batch.next_obs, Side::Next);
-            self.backward_residual.extend((0..heads * rows).map(|k| residual(k % rows, here[k % rows], next[k])));
+            self.backward_residual.extend((0..heads * rows).map(|k| residual(k % rows, least[k % rows], next[k])));
         }
     }
 
