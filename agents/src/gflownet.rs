@@ -4,6 +4,7 @@
 //! ([`sampler`]) through networks that see every state once ([`pass`]).
 
 pub mod agents;
+pub mod discoveries;
 pub mod evaluate;
 pub mod exact;
 pub mod learner;
@@ -13,6 +14,7 @@ pub mod replay;
 pub mod residual;
 pub mod sampler;
 pub mod settings;
+pub mod soft_dqn;
 
 #[cfg(test)]
 mod tests;

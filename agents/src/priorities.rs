@@ -1,7 +1,77 @@
 //! Prioritised replay (Schaul et al. 2016, arXiv:1511.05952, Section 3.3): rows are drawn in proportion to priorities, from a tree of
 //! sums.
 
+use std::ops::Range;
+
 use bregman_envs::rng::NumpyRng;
+
+use crate::learner::{Array, LearnError, Snapshot};
+use crate::rows::Rows;
+
+/// How rows of a buffer are drawn: in proportion to (|error| + 1e-6) to the power of an exponent, or evenly where that is 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawing {
+    exponent: f64,
+    priorities: Option<Priorities>,
+}
+
+impl Drawing {
+    /// For up to `capacity` rows.
+    pub fn new(exponent: f64, capacity: usize) -> Drawing {
+        Drawing { exponent, priorities: (exponent > 0.0).then(|| Priorities::new(capacity)) }
+    }
+
+    /// A row that has just come.
+    pub fn add(&mut self, row: u64) {
+        if let Some(priorities) = &mut self.priorities {
+            priorities.add(row);
+        }
+    }
+
+    /// Draws rows of those held, with replacement. Weights make up for priorities: (n p)^−importance over the largest of the batch,
+    /// p the row's part of all priorities and n the number of rows.
+    pub fn draw(&self, held: Range<u64>, importance: f64, rng: &mut NumpyRng, rows: &mut [u64], weights: &mut [f32]) {
+        let (oldest, len) = (held.start, (held.end - held.start) as usize);
+        let Some(priorities) = &self.priorities else {
+            rows.iter_mut().for_each(|row| *row = oldest + rng.below(len) as u64);
+            return weights.fill(1.0);
+        };
+        for (row, weight) in rows.iter_mut().zip(&mut *weights) {
+            *row = priorities.draw(oldest, rng);
+            *weight = (len as f64 * priorities.of(*row) / priorities.total()).powf(-importance) as f32;
+        }
+        let largest = weights.iter().copied().fold(0.0, f32::max);
+        weights.iter_mut().for_each(|weight| *weight /= largest);
+    }
+
+    /// Gives rows the priorities of their errors.
+    pub fn reprioritize(&mut self, rows: &[u64], errors: &[f32]) {
+        if let Some(priorities) = &mut self.priorities {
+            for (&row, &error) in rows.iter().zip(errors) {
+                priorities.set(row, (f64::from(error.abs()) + 1e-6).powf(self.exponent));
+            }
+        }
+    }
+
+    /// Puts the priorities of the rows held into a snapshot.
+    pub fn save(&self, rows: &Rows, snapshot: &mut Snapshot) {
+        if let Some(priorities) = &self.priorities {
+            let all = rows.held().map(|row| priorities.of(row)).chain([priorities.largest()]);
+            snapshot.put("replay_priorities", Array::F64(all.collect()));
+        }
+    }
+
+    /// Takes the priorities of the rows held from a snapshot.
+    pub fn load(&mut self, rows: &Rows, snapshot: &Snapshot) -> Result<(), LearnError> {
+        if let Some(priorities) = &mut self.priorities {
+            let held = rows.held();
+            let mut all = vec![0.0; (held.end - held.start) as usize + 1];
+            snapshot.f64_into("replay_priorities", &mut all)?;
+            *priorities = Priorities::restored(rows.capacity(), held.start, &all);
+        }
+        Ok(())
+    }
+}
 
 /// Priorities of a ring of rows. A row's place is its number modulo the capacity.
 #[derive(Clone, Debug, PartialEq)]

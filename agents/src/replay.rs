@@ -9,8 +9,8 @@ use bregman_envs::Outcome;
 use bregman_envs::rng::NumpyRng;
 
 use crate::evaluate::Played;
-use crate::learner::{Array, LearnError, Snapshot};
-use crate::priorities::Priorities;
+use crate::learner::{LearnError, Snapshot};
+use crate::priorities::Drawing;
 use crate::rollout::Steps;
 use crate::rows::Rows;
 
@@ -21,8 +21,8 @@ pub struct ReplayBuffer {
     action_len: usize,
     returns: Returns,
     rows: Rows,
-    /// Where rows are drawn by priority, their exponent and they.
-    priorities: Option<(f64, Priorities)>,
+    /// By what rows are drawn.
+    drawing: Drawing,
     /// First rows after environments were restarted, which do not follow on those before; none that have fallen away.
     cuts: Vec<u64>,
 }
@@ -73,13 +73,13 @@ impl ReplayBuffer {
     /// For the last `capacity` transitions; at least those of one step of every environment.
     pub fn new(capacity: usize, obs_dim: usize, action_len: usize, returns: Returns) -> ReplayBuffer {
         let rows = Rows::new(2 * obs_dim + action_len + 2, capacity.max(returns.num_envs));
-        ReplayBuffer { obs_dim, action_len, returns, rows, priorities: None, cuts: Vec::new() }
+        let drawing = Drawing::new(0.0, rows.capacity());
+        ReplayBuffer { obs_dim, action_len, returns, rows, drawing, cuts: Vec::new() }
     }
 
     /// The same with rows drawn in proportion to (|error| + 1e-6) to the power of `exponent`; evenly where that is 0.
     pub fn prioritized(self, exponent: f64) -> ReplayBuffer {
-        let priorities = (exponent > 0.0).then(|| (exponent, Priorities::new(self.rows.capacity())));
-        ReplayBuffer { priorities, ..self }
+        ReplayBuffer { drawing: Drawing::new(exponent, self.rows.capacity()), ..self }
     }
 
     /// Transitions held.
@@ -126,9 +126,7 @@ impl ReplayBuffer {
         for (((obs, next_obs), action), outcome) in rows.zip(actions).zip(&steps.outcome) {
             let parts = [obs, action, next_obs, &[outcome.reward as f32, ends(outcome)]];
             self.rows.push().iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
-            if let Some((_, priorities)) = &mut self.priorities {
-                priorities.add(self.rows.held().end - 1);
-            }
+            self.drawing.add(self.rows.held().end - 1);
         }
         if !self.cuts.is_empty() {
             let oldest = self.rows.held().start;
@@ -145,34 +143,15 @@ impl ReplayBuffer {
     /// priorities, where there are any.
     pub fn sample(&self, batch_size: usize, importance: f64, rng: &mut NumpyRng, batch: &mut ReplayBatch) {
         batch.resize(batch_size, self.obs_dim, self.action_len);
-        let (oldest, len) = (self.rows.held().start, self.len());
+        self.drawing.draw(self.rows.held(), importance, rng, &mut batch.rows, &mut batch.weight);
         for i in 0..batch_size {
-            let row = match &self.priorities {
-                None => oldest + rng.below(len) as u64,
-                Some((_, priorities)) => priorities.draw(oldest, rng),
-            };
-            batch.rows[i] = row;
-            batch.weight[i] = match &self.priorities {
-                None => 1.0,
-                Some((_, priorities)) => {
-                    (len as f64 * priorities.of(row) / priorities.total()).powf(-importance) as f32
-                }
-            };
-            self.gather(row, i, batch);
-        }
-        if self.priorities.is_some() {
-            let largest = batch.weight.iter().copied().fold(0.0, f32::max);
-            batch.weight.iter_mut().for_each(|weight| *weight /= largest);
+            self.gather(batch.rows[i], i, batch);
         }
     }
 
     /// Gives the rows of a batch the priorities of their errors, `[B]`, where rows are drawn by priority.
     pub fn reprioritize(&mut self, batch: &ReplayBatch, errors: &[f32]) {
-        if let Some((exponent, priorities)) = &mut self.priorities {
-            for (&row, &error) in batch.rows.iter().zip(errors) {
-                priorities.set(row, (f64::from(error.abs()) + 1e-6).powf(*exponent));
-            }
-        }
+        self.drawing.reprioritize(&batch.rows, errors);
     }
 
     /// Writes the return that starts with `row` into place `i` of a batch.
@@ -203,29 +182,14 @@ impl ReplayBuffer {
     pub fn save(&self, snapshot: &mut Snapshot) {
         snapshot.rows.insert("replay".into(), self.rows.clone());
         snapshot.state.insert("replay_cuts".into(), self.cuts.clone().into());
-        if let Some((_, priorities)) = &self.priorities {
-            let all = self.rows.held().map(|row| priorities.of(row)).chain([priorities.largest()]);
-            snapshot.put("replay_priorities", Array::F64(all.collect()));
-        }
+        self.drawing.save(&self.rows, snapshot);
     }
 
     /// Takes all rows from a snapshot.
     pub fn load(&mut self, snapshot: &Snapshot) -> Result<(), LearnError> {
-        let shape = |rows: &Rows| format!("{} rows of {}", rows.capacity(), rows.width());
-        let missing = || LearnError::Snapshot("`replay` is missing".into());
-        let rows = snapshot.rows.get("replay").ok_or_else(missing)?;
-        if shape(rows) != shape(&self.rows) {
-            let sentence = format!("`replay` should be {} and is {}", shape(&self.rows), shape(rows));
-            return Err(LearnError::Snapshot(sentence));
-        }
-        self.rows = rows.clone();
+        self.rows.load("replay", snapshot)?;
         self.cuts = snapshot.get("replay_cuts")?;
-        if let Some((_, priorities)) = &mut self.priorities {
-            let mut all = vec![0.0; (self.rows.held().end - self.rows.held().start) as usize + 1];
-            snapshot.f64_into("replay_priorities", &mut all)?;
-            *priorities = Priorities::restored(self.rows.capacity(), self.rows.held().start, &all);
-        }
-        Ok(())
+        self.drawing.load(&self.rows, snapshot)
     }
 }
 

@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::learner::{LearnError, Snapshot};
+
 /// Rows that are kept together.
 const CHUNK: u64 = 4096;
 
@@ -56,6 +58,18 @@ impl Rows {
         &self.chunks[chunk][at..at + self.width]
     }
 
+    /// Rows called `name` in a snapshot, in place of these, whose shape they must have.
+    pub fn load(&mut self, name: &str, snapshot: &Snapshot) -> Result<(), LearnError> {
+        let shape = |rows: &Rows| format!("{} rows of {}", rows.capacity, rows.width);
+        let missing = || LearnError::Snapshot(format!("`{name}` is missing"));
+        let rows = snapshot.rows.get(name).ok_or_else(missing)?;
+        if shape(rows) != shape(self) {
+            return Err(LearnError::Snapshot(format!("`{name}` should be {} and is {}", shape(self), shape(rows))));
+        }
+        *self = rows.clone();
+        Ok(())
+    }
+
     /// Adds a row, to be written by the caller, in place of the oldest where all the room is taken.
     pub fn push(&mut self) -> &mut [f32] {
         let (chunk, at) = self.place(self.added);
@@ -96,10 +110,11 @@ impl Rows {
 }
 
 impl PartialEq for Rows {
-    /// Equal in what is held; rows that have fallen away do not count.
+    /// Equal in what is held, to the bit; rows that have fallen away do not count.
     fn eq(&self, other: &Rows) -> bool {
         let shape = |rows: &Rows| (rows.width, rows.capacity, rows.added);
-        shape(self) == shape(other) && self.held().all(|n| self.row(n) == other.row(n))
+        let bits = |n| self.row(n).iter().zip(other.row(n)).all(|(a, b)| a.to_bits() == b.to_bits());
+        shape(self) == shape(other) && self.held().all(bits)
     }
 }
 

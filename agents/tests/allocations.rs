@@ -13,6 +13,7 @@ use bregman_agents::dataset::{Block, D4rlWriter, DatasetConfig};
 use bregman_agents::gflownet::learner::{Gflownet, LogZ};
 use bregman_agents::gflownet::objective::Objective;
 use bregman_agents::gflownet::settings::GflownetConfig;
+use bregman_agents::gflownet::soft_dqn::{SoftDqn, SoftDqnConfig};
 use bregman_agents::iql::{Iql, IqlConfig};
 use bregman_agents::learner::{Budget, DataSource, Learner, Setup};
 use bregman_agents::mdpo_off::{MdpoOff, MdpoOffConfig};
@@ -246,5 +247,21 @@ fn gflownet_iterations_allocate_nothing() {
             quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
         assert_eq!(per_row[0], per_row[1], "{objective:?}");
+    }
+}
+
+#[test]
+fn soft_dqn_iterations_allocate_nothing() {
+    let _alone = ALONE.lock();
+    for priority in [0.0, 0.5] {
+        let per_row = [1, 11].map(|log_every| {
+            let (hidden_sizes, buffer_size) = (vec![16], 64);
+            let config = SoftDqnConfig { hidden_sizes, buffer_size, priority, log_every, ..Default::default() };
+            let mut setup = setup("action");
+            setup.env = bregman_envs::EnvConfig::world("hyper_grid", Default::default(), &[]);
+            let mut learner = SoftDqn::new(config, &setup).expect("it suits");
+            quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
+        });
+        assert_eq!(per_row[0], per_row[1], "priority {priority}");
     }
 }

@@ -5,6 +5,7 @@ use bregman_agents::gflownet::objective::Objective;
 use bregman_agents::gflownet::replay::ReplayKind;
 use bregman_agents::gflownet::sampler::BackwardPolicy;
 use bregman_agents::gflownet::settings::GflownetConfig;
+use bregman_agents::gflownet::soft_dqn::{SoftDqn, SoftDqnConfig};
 use bregman_agents::learner::{Budget, EvalRequest, LearnError, Learner, Setup};
 use bregman_envs::world::{World, WorldConfig, WorldEntry, WorldSpec};
 use bregman_envs::{EnvConfig, EnvError, Registry};
@@ -145,8 +146,7 @@ fn small_sets_are_learned_from_cut_trajectories_by_flows_that_look_forward() {
 }
 
 /// The state after 40 optimiser steps, at once and with a save and a load after 20.
-fn resumed(config: &GflownetConfig, objective: Objective, setup: &Setup) {
-    let make = || Gflownet::new(config.clone(), objective, LOG_Z, setup).expect("it suits");
+fn resumed<L: Learner>(make: impl Fn() -> L, what: &str) {
     let (mut whole, mut first, mut second) = (make(), make(), make());
     (0..4).for_each(|_| drop(whole.step().expect("finite numbers")));
     (0..2).for_each(|_| drop(first.step().expect("finite numbers")));
@@ -155,20 +155,75 @@ fn resumed(config: &GflownetConfig, objective: Objective, setup: &Setup) {
     assert_eq!(first.policy().arrays.keys().filter(|name| !snapshot.arrays.contains_key(*name)).count(), 0);
     second.load(&snapshot).expect("what was saved");
     (0..2).for_each(|_| drop(second.step().expect("finite numbers")));
-    assert!(whole.save() == second.save(), "{objective:?} {config:?}");
+    assert!(whole.save() == second.save(), "{what}");
+}
+
+fn gflownet(config: &GflownetConfig, objective: Objective, setup: &Setup) -> Gflownet {
+    Gflownet::new(config.clone(), objective, LOG_Z, setup).expect("it suits")
 }
 
 #[test]
 fn a_resumed_run_equals_an_unbroken_one() {
+    let run = |config: &GflownetConfig, objective, world: Setup| {
+        resumed(|| gflownet(config, objective, &world), &format!("{objective:?} {config:?}"));
+    };
     for objective in [TB, DB, FL_DB, Objective::LogPartitionVariance, Objective::FlowMatching] {
-        resumed(&small(), objective, &setup("hyper_grid", "height = 5"));
+        run(&small(), objective, setup("hyper_grid", "height = 5"));
     }
     for replay in [ReplayKind::Trajectories, ReplayKind::Objects, ReplayKind::Prioritised] {
         let config = GflownetConfig { replay, replay_capacity: 30, local_search: 1, epsilon: 0.1, ..small() };
-        resumed(&config, TB, &setup("set", ""));
+        run(&config, TB, setup("set", ""));
         let cut =
             GflownetConfig { cut_probability: 0.5, tied: false, backward_policy: BackwardPolicy::MaxEntropy, ..config };
-        resumed(&cut, FL_DB, &setup("hyper_grid", "height = 5"));
+        run(&cut, FL_DB, setup("hyper_grid", "height = 5"));
+    }
+}
+
+fn small_soft_dqn() -> SoftDqnConfig {
+    let (hidden_sizes, num_trajectories) = (vec![32], 8);
+    SoftDqnConfig { hidden_sizes, num_trajectories, batch_size: 32, log_every: 10, ..Default::default() }
+}
+
+#[test]
+fn a_resumed_soft_dqn_equals_an_unbroken_one() {
+    // States with negative integers; a buffer whose oldest rows give way; a target that is copied at every seventh step.
+    for (priority, world) in [(0.5, setup("strings_of_two", "")), (0.0, setup("hyper_grid", "height = 5"))] {
+        let config = SoftDqnConfig {
+            priority,
+            munchausen_alpha: 0.15,
+            buffer_size: 200,
+            tau: 1.0,
+            target_every: 7,
+            ..small_soft_dqn()
+        };
+        resumed(|| SoftDqn::new(config.clone(), &world).expect("it suits"), &format!("{config:?}"));
+    }
+}
+
+#[test]
+fn soft_dqn_reaches_the_distribution_of_a_grid() {
+    for (munchausen_alpha, backward_policy, priority, target_every, tau) in
+        [(0.0, BackwardPolicy::Uniform, 0.5, 1, 0.25), (0.15, BackwardPolicy::MaxEntropy, 0.0, 5, 1.0)]
+    {
+        let config = SoftDqnConfig {
+            munchausen_alpha,
+            backward_policy,
+            priority,
+            target_every,
+            tau,
+            batch_size: 128,
+            hidden_sizes: vec![64],
+            learning_rate: 3e-3,
+            anneal_lr: true,
+            log_every: 1000,
+            ..small_soft_dqn()
+        };
+        let setup = setup("hyper_grid", "height = 4");
+        let mut learner = SoftDqn::new(config, &setup).expect("it suits");
+        learner.step().expect("finite numbers");
+        let judged = learner.evaluate(&request(100)).expect("it suits").metrics;
+        let number = |name: &str| judged.get(name).unwrap_or_else(|| panic!("no {name}"));
+        assert!(number("eval/l1") < 0.08 && number("eval/log_z_error") < 0.05, "{judged:?}");
     }
 }
 
@@ -241,6 +296,10 @@ fn what_cannot_work_is_one_sentence() {
     let paths = GflownetConfig { backward_policy: BackwardPolicy::MaxEntropy, ..small() };
     assert!(refusal(paths, TB, "strings_of_two", "").contains("it does not count paths"));
     assert!(refusal(small(), Objective::ModifiedDetailedBalance, "set", "").contains("needs an exit from every state"));
+    let learned = SoftDqnConfig { backward_policy: BackwardPolicy::Learned, ..small_soft_dqn() };
+    let error = SoftDqn::new(learned, &setup("hyper_grid", "")).map(|_| ()).expect_err("refused").to_string();
+    let rule = "rewards are made of it, so it stays as it is: `uniform` or `max_entropy`";
+    assert_eq!(error, format!("`backward_policy = learned`: {rule}"));
     let mut env = setup("hyper_grid", "");
     env.env = EnvConfig::new("CartPole-v1");
     let error = Gflownet::new(small(), TB, LOG_Z, &env).map(|_| ()).expect_err("refused").to_string();

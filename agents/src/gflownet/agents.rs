@@ -7,6 +7,7 @@ use super::learner::{Gflownet, LogZ, METRICS};
 use super::objective::Objective;
 use super::sampler::BackwardPolicy;
 use super::settings::GflownetConfig;
+use super::soft_dqn::SoftDqnConfig;
 use crate::check;
 use crate::learner::{LearnError, Learner, Setup};
 use crate::optional;
@@ -16,11 +17,12 @@ use crate::registry::{AgentConfig, AgentEntry, Part};
 const CONSOLE: &[&str] = &["train/loss", "train/log_z", "eval/log_z_error", "eval/l1"];
 
 /// The agents' lines in the registry.
-pub const ENTRIES: [AgentEntry; 6] = [
+pub const ENTRIES: [AgentEntry; 7] = [
     AgentEntry::of::<DbConfig>("db", "GFlowNet by detailed balance, forward-looking or not", METRICS).console(CONSOLE),
     AgentEntry::of::<FmConfig>("fm", "GFlowNet by flow matching", METRICS).console(CONSOLE),
     AgentEntry::of::<MdbConfig>("mdb", "GFlowNet by detailed balance where every state may stop", METRICS)
         .console(CONSOLE),
+    AgentEntry::of::<SoftDqnConfig>("soft_dqn", "GFlowNet by soft or Munchausen Q-learning", METRICS).console(CONSOLE),
     AgentEntry::of::<SubtbConfig>("subtb", "GFlowNet by sub-trajectory balance, forward-looking or not", METRICS)
         .console(CONSOLE),
     AgentEntry::of::<TbConfig>("tb", "GFlowNet by trajectory balance", METRICS).console(CONSOLE),

@@ -1,12 +1,12 @@
 //! A GFlowNet in training: one iteration draws a batch of trajectories, some of them again, and takes one optimiser step.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use bregman_envs::Backend;
 use bregman_envs::rng::{NumpyRng, Seed};
-use bregman_envs::world::{World, check_world, state_hash};
-use bregman_envs::{Backend, Episode};
+use bregman_envs::world::{World, check_world};
 
+use super::discoveries::{Discoveries, Sums};
 use super::evaluate::Judge;
 use super::exact::Graph;
 use super::objective::{Objective, Scratch};
@@ -15,15 +15,10 @@ use super::replay::{Replay, ReplayKind};
 use super::sampler::{BackwardPolicy, Behaviour, Sampler};
 use super::settings::GflownetConfig;
 use crate::check;
-use crate::learner::{
-    Array, Drawn, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot,
-};
+use crate::learner::{Array, Drawn, EvalRequest, Evaluation, LearnError, Learner, Progress, Report, Setup, Snapshot};
 use crate::on_policy::load_stream;
 use crate::optim::{Adam, clip_grad_norm, grad_norm};
 use crate::workers::Workers;
-
-/// How many of the best objects the log averages over.
-const TOP: usize = 100;
 
 /// ln Z as a parameter of trajectory balance.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +32,10 @@ pub struct LogZ {
 /// What every GFlowNet logs.
 pub const METRICS: &[(&str, &str)] = &[
     ("train/loss", "the objective's loss, mean over the row's optimiser steps"),
-    ("train/log_z", "ln Z as learned: a parameter, the initial state's log flow, or the batch's mean ζ"),
+    (
+        "train/log_z",
+        "ln Z as learned: a parameter, the initial state's log flow (its value in `soft_dqn`), or the batch's mean ζ",
+    ),
     ("train/log_reward", "mean ln R of freshly drawn objects"),
     ("train/log_reward_best", "mean ln R of the 100 best different objects drawn in training so far"),
     ("train/modes", "different modes among all objects drawn in training so far, where the world has modes"),
@@ -91,24 +89,11 @@ pub struct Gflownet {
     drawn: Vec<i32>,
     actions: Vec<usize>,
     ends: Vec<usize>,
-    modes: HashSet<u64>,
-    /// ln R and hash of the best different objects, best first.
-    best: Vec<(f64, u64)>,
+    discoveries: Discoveries,
     scratch: Scratch,
     judge: Judge,
     progress: Progress,
     workers: Workers,
-}
-
-/// Sums over the optimiser steps of a row.
-#[derive(Default)]
-struct Sums {
-    steps: f64,
-    loss: f64,
-    log_reward: f64,
-    objects: f64,
-    states: f64,
-    grad_norm: f64,
 }
 
 impl Gflownet {
@@ -163,8 +148,7 @@ impl Gflownet {
             drawn: Vec::new(),
             actions: Vec::new(),
             ends: Vec::new(),
-            modes: HashSet::new(),
-            best: Vec::with_capacity(TOP + 1),
+            discoveries: Discoveries::new(world.clone()),
             scratch: Scratch::default(),
             judge: Judge::new(world.clone(), config.exact_states, config.test_objects, config.test_paths),
             progress: Progress::default(),
@@ -266,7 +250,13 @@ impl Gflownet {
     /// One optimiser step.
     fn iterate(&mut self, sums: &mut Sums) -> Result<(), LearnError> {
         let fresh = self.draw()?;
-        self.note(fresh, sums);
+        sums.count(&self.sampler, fresh, &mut self.progress);
+        for b in 0..fresh {
+            if let Some((object, log_reward)) = self.sampler.object(b) {
+                self.discoveries.add(object, log_reward);
+                self.replay.add(self.sampler.batch.actions(b), object, log_reward);
+            }
+        }
         if self.objective.needs_ends() {
             let zetas = (0..self.sampler.batch.count()).map(|b| self.sampler.batch.zeta(b));
             let mean = zetas.sum::<f64>() / self.sampler.batch.count() as f64;
@@ -293,66 +283,15 @@ impl Gflownet {
             let rate = part * self.log_z_settings.learning_rate;
             self.adam_log_z.step(&mut self.log_z, &[loss.d_log_z as f32], rate);
         }
-        sums.steps += 1.0;
-        sums.loss += loss.loss;
-        sums.grad_norm += norm;
+        sums.step(loss.loss, norm);
         self.progress.grad_steps += 1;
         Ok(())
     }
 
-    /// Counts, and keeps of the fresh trajectories what is to be kept.
-    fn note(&mut self, fresh: usize, sums: &mut Sums) {
-        let (batch, state_len) = (&self.sampler.batch, self.world.spec().state_len);
-        sums.states += self.sampler.pass.rows() as f64 / batch.transitions().max(1) as f64;
-        for b in 0..fresh {
-            self.progress.env_steps += batch.len[b] as u64;
-            self.progress.episodes += 1;
-            let Some(log_reward) = batch.reward_of(b) else { continue };
-            let object = &batch.last[b * state_len..(b + 1) * state_len];
-            sums.log_reward += log_reward;
-            sums.objects += 1.0;
-            self.modes.extend(self.world.mode(object));
-            keep_best(&mut self.best, log_reward, state_hash(object));
-            self.replay.add(batch.actions(b), object, log_reward);
-        }
-    }
-
     fn report(&mut self, sums: &Sums) -> Report {
-        let mut metrics = Metrics::default();
-        metrics.add("train/loss", sums.loss / sums.steps);
-        let batch = &self.sampler.batch;
-        let finished = (0..batch.count()).filter_map(|b| {
-            let (reward, length) = (batch.reward_of(b)?.exp(), batch.len[b] as u32);
-            Some(Episode { lane: b, reward, length })
-        });
-        let episodes = finished.collect();
-        metrics.add("train/log_z", self.log_z());
-        if sums.objects > 0.0 {
-            metrics.add("train/log_reward", sums.log_reward / sums.objects);
-        }
-        if !self.best.is_empty() {
-            metrics
-                .add("train/log_reward_best", self.best.iter().map(|(r, _)| r).sum::<f64>() / self.best.len() as f64);
-        }
-        if self.world.num_modes().is_some() {
-            metrics.add("train/modes", self.modes.len() as f64);
-        }
-        metrics.add("train/states", sums.states / sums.steps);
-        metrics.add("train/grad_norm", sums.grad_norm / sums.steps);
-        metrics.add("train/learning_rate", self.learning_rate() * self.config.learning_rate);
-        metrics.add("train/epsilon", self.epsilon());
-        metrics.add("train/n_updates", self.progress.grad_steps as f64);
-        Report { metrics, episodes, ..Default::default() }
-    }
-}
-
-/// Keeps the best different objects, best first.
-fn keep_best(best: &mut Vec<(f64, u64)>, log_reward: f64, hash: u64) {
-    let full = best.len() == TOP && best.last().is_some_and(|(least, _)| log_reward <= *least);
-    if !full && best.iter().all(|(_, other)| *other != hash) {
-        let place = best.partition_point(|(other, _)| *other >= log_reward);
-        best.insert(place, (log_reward, hash));
-        best.truncate(TOP);
+        let rates = [self.learning_rate() * self.config.learning_rate, self.epsilon()];
+        let log_z = self.log_z();
+        sums.report(&self.sampler.batch, &self.discoveries, log_z, rates, &self.progress)
     }
 }
 
@@ -365,6 +304,17 @@ pub(crate) fn make_world(setup: &Setup) -> Result<Arc<dyn World>, LearnError> {
         return Err(LearnError::Unsuitable(sentence));
     }
     Ok(Arc::from(setup.envs.world(&setup.env)?))
+}
+
+/// Refuses the maximum-entropy backward policy where the world does not count paths.
+pub(super) fn counts_paths(policy: BackwardPolicy, world: &dyn World) -> Result<(), LearnError> {
+    let mut initial = vec![0; world.spec().state_len];
+    world.initial(&mut initial);
+    if policy == BackwardPolicy::MaxEntropy && world.log_paths(&initial).is_none() {
+        let sentence = "it does not count paths, so backward_policy is `learned` or `uniform`";
+        return Err(LearnError::Unsuitable(format!("world `{}`: {sentence}", world.spec().name)));
+    }
+    Ok(())
 }
 
 /// Refuses an objective or a setting that the world has not what it takes for.
@@ -382,11 +332,7 @@ fn suits(config: &GflownetConfig, objective: Objective, world: &dyn World) -> Re
     if objective == Objective::ModifiedDetailedBalance && spec.exit.is_none() {
         return unsuitable("modified detailed balance needs an exit from every state, as hyper_grid has".into());
     }
-    let mut initial = vec![0; spec.state_len];
-    world.initial(&mut initial);
-    if config.backward_policy == BackwardPolicy::MaxEntropy && world.log_paths(&initial).is_none() {
-        return unsuitable("it does not count paths, so backward_policy is `learned` or `uniform`".into());
-    }
+    counts_paths(config.backward_policy, world)?;
     if objective.needs_ends() {
         let rule = "0 here, since a loss on whole trajectories learns nothing from those that were cut";
         check::rule(config.cut_probability == 0.0, "cut_probability", config.cut_probability, rule)?;
@@ -431,12 +377,7 @@ impl Learner for Gflownet {
         self.adam.save("adam", &mut snapshot);
         self.adam_log_z.save("adam_log_z", &mut snapshot);
         self.replay.save(&mut snapshot);
-        let mut modes: Vec<u64> = self.modes.iter().copied().collect();
-        modes.sort_unstable();
-        let bytes = |numbers: &mut dyn Iterator<Item = u64>| Array::U8(numbers.flat_map(u64::to_le_bytes).collect());
-        snapshot.put("modes", bytes(&mut modes.into_iter()));
-        snapshot.put("best/log_reward", Array::F64(self.best.iter().map(|(r, _)| *r).collect()));
-        snapshot.put("best/hash", bytes(&mut self.best.iter().map(|(_, hash)| *hash)));
+        self.discoveries.save(&mut snapshot);
         snapshot.state.insert("trajectories".into(), self.rng.save().into());
         snapshot.state.insert("progress".into(), serde_json::json!(self.progress));
         snapshot
@@ -448,14 +389,7 @@ impl Learner for Gflownet {
         self.adam.load("adam", snapshot)?;
         self.adam_log_z.load("adam_log_z", snapshot)?;
         self.replay.load(snapshot)?;
-        let numbers = |name: &str| match snapshot.arrays.get(name) {
-            Some(Array::U8(bytes)) => Ok(bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))),
-            _ => Err(LearnError::Snapshot(format!("`{name}` is missing"))),
-        };
-        self.modes = numbers("modes")?.collect();
-        let mut rewards = vec![0.0; numbers("best/hash")?.len()];
-        snapshot.f64_into("best/log_reward", &mut rewards)?;
-        self.best = rewards.into_iter().zip(numbers("best/hash")?).collect();
+        self.discoveries.load(snapshot)?;
         self.rng = load_stream(snapshot, "trajectories")?;
         self.progress = snapshot.get("progress")?;
         Ok(Vec::new())

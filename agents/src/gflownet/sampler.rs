@@ -177,6 +177,12 @@ impl<T: Real> Sampler<T> {
         capacity * (world.spec().max_len + 1)
     }
 
+    /// The object that trajectory `b` ends in, where it reached one, and ln R.
+    pub fn object(&self, b: usize) -> Option<(&[i32], f64)> {
+        let state_len = self.world.spec().state_len;
+        Some((&self.batch.last[b * state_len..(b + 1) * state_len], self.batch.reward_of(b)?))
+    }
+
     /// How many trajectories there is room for.
     pub fn capacity(&self) -> usize {
         self.batch.log_reward.len()

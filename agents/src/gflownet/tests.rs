@@ -1,5 +1,7 @@
 //! Closed forms: losses and gradients on small worlds whose policies are tables.
 
+mod soft_dqn;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use bregman_envs::world::{HyperGrid, HyperGridConfig, SetSize, SetWorld, World, 
 
 use super::exact::{Graph, distances};
 use super::objective::{Objective, Scratch};
-use super::pass::{FlowNetworks, NetworkShape};
+use super::pass::{FlowNetworks, NetworkShape, Pass};
 use super::sampler::{BackwardPolicy, Behaviour, Sampler};
 use crate::nn::Activation;
 use crate::optim::Adam;
