@@ -19,7 +19,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::agents::learner::{Array, Progress, Snapshot};
+use crate::agents::learner::{Array, Criterion, Progress, Snapshot};
 use crate::agents::rows::Rows;
 use crate::error::bad_input;
 
@@ -70,8 +70,11 @@ struct Layout {
 pub struct RunState {
     /// Return and length of the last 100 training episodes, oldest first.
     pub recent: std::collections::VecDeque<(f64, u32)>,
-    /// Best mean evaluation reward and the position where it was reached.
+    /// Best evaluation and the position where it was reached.
     pub best: Option<(f64, u64)>,
+    /// What it is the best by, where that is not the mean return.
+    #[serde(default)]
+    pub criterion: Option<Criterion>,
     /// Seconds spent so far, over all sittings.
     pub seconds: f64,
     /// Whether the run ended before its budget, because `eval.stop_at` was reached.
@@ -352,6 +355,12 @@ fn read_rows(run: &Path, stored: &StoredRows) -> Result<Rows> {
 fn listed_rows(run: &Path, position: u64) -> Result<BTreeMap<String, StoredRows>> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(folder(run, position).join("manifest.json"))?)?;
     Ok(manifest.rows)
+}
+
+/// What the evaluations of a run are judged by, as its last checkpoint says; none where that is the mean return.
+pub fn criterion(run: &Path) -> Option<Criterion> {
+    let text = fs::read(folder(run, *positions(run).last()?).join("manifest.json")).ok()?;
+    serde_json::from_slice::<Manifest>(&text).ok()?.run.criterion
 }
 
 /// Sets a damaged checkpoint aside, under a name that is not read again.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::agents::learner::Criterion;
 use crate::agents::scores::Reference;
 use crate::check_gradient::{self, CheckArgs};
 use crate::compare::{self, CompareArgs};
@@ -176,9 +177,8 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
             let (minutes, rest) = ((seconds / 60.0).floor(), (seconds % 60.0).floor());
             let mut text = format!("finished in {minutes:.0} min {rest:02.0} s: {at}\n");
             if let Some((best, position)) = training.best() {
-                // A distance is a small number, and a return a large one.
-                let digits = if best.abs() < 10.0 { 4 } else { 1 };
-                writeln!(text, "best evaluation: {best:.digits$} at {position} steps")?;
+                let written = Criterion::written(training.criterion(), best);
+                writeln!(text, "best evaluation: {written} at {position} steps")?;
                 if let (Some(reference), Some(last)) = (training.reference(), training.last()) {
                     let (last, best) = (reference.score(last), reference.score(best));
                     let Reference { random, expert } = reference;

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::agents::dataset::DatasetConfig;
-use crate::agents::learner::Progress;
+use crate::agents::learner::{Criterion, Progress};
 use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
 use crate::run_file::{RunFile, flat};
@@ -414,8 +414,9 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
     let now = run_dir::position(file.budget, &run_dir::progress(dir));
     let total = file.budget.total();
     let stopped = || -> bool {
-        let last = run_dir::read_series(dir, "eval/mean_reward").ok().and_then(|series| series.last());
-        file.eval.stop_at.zip(last).is_some_and(|(goal, last)| last >= goal)
+        let last = || run_dir::last_evaluation(dir);
+        let reached = |goal| last().is_some_and(|(by, last)| Criterion::reaches(by.as_ref(), last, goal));
+        file.eval.stop_at.is_some_and(reached)
     };
     ensure!(
         now >= total || stopped(),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::agents::learner::{Budget, Progress};
+use crate::agents::learner::{Budget, Criterion, Progress};
+use crate::checkpoint;
 use crate::metrics::COUNTERS;
 
 /// Bytes from the end of a log in which its last line is looked for; lines are some hundred bytes.
@@ -87,6 +88,14 @@ pub fn position(budget: Budget, progress: &Progress) -> u64 {
         Budget::EnvSteps(_) => progress.env_steps,
         Budget::GradSteps(_) => progress.grad_steps,
     }
+}
+
+/// The last evaluation of a run, and what it is judged by where that is not the mean return.
+pub fn last_evaluation(dir: &Path) -> Option<(Option<Criterion>, f64)> {
+    let criterion = checkpoint::criterion(dir);
+    let metric = criterion.as_ref().map_or("eval/mean_reward", |criterion| &criterion.metric);
+    let last = read_series(dir, metric).ok()?.last()?;
+    Some((criterion, last))
 }
 
 /// One number of a run as it was logged.

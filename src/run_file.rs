@@ -76,7 +76,7 @@ pub struct EvalSettings {
     pub every: u64,
     /// Complete episodes per evaluation.
     pub episodes: u32,
-    /// Mean return from which the run ends early.
+    /// Mean return, or what the agent is judged by in its place, from which the run ends early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<f64>,
     /// What counts as 0 and 100 in `eval/score`.

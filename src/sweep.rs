@@ -17,7 +17,7 @@ use clap::Args;
 use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use toml::Table;
 
-use crate::agents::learner::Budget;
+use crate::agents::learner::{Budget, Criterion};
 use crate::error::bad_input;
 use crate::run_file::{RunFile, flat};
 use crate::terminal::{note, out};
@@ -397,10 +397,10 @@ impl Sweep {
                 Some(0) => {
                     self.finished += 1;
                     self.ended_units += job.total;
-                    let score =
-                        run_dir::read_series(&job.dir, "eval/mean_reward").ok().and_then(|series| series.last());
-                    let score = score.map_or(String::new(), |score| format!(": evaluation {score:.1}"));
-                    self.say(&format!("{} finished{score}", job.name));
+                    let last = run_dir::last_evaluation(&job.dir).map_or(String::new(), |(criterion, last)| {
+                        format!(": evaluation {}", Criterion::written(criterion.as_ref(), last))
+                    });
+                    self.say(&format!("{} finished{last}", job.name));
                 }
                 // What stops a whole group of processes reaches the children too.
                 Some(129 | 130 | 143) if train::interrupted() => self.ended_units += job.position,

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agents::dataset::Source;
-use crate::agents::learner::{EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
+use crate::agents::learner::{Criterion, EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
 use crate::agents::scores::{self, Reference};
 use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
@@ -327,12 +327,17 @@ impl Training {
         self.earlier + self.started.elapsed().as_secs_f64()
     }
 
-    /// Best mean evaluation reward and where it was reached.
+    /// Best evaluation and where it was reached.
     pub fn best(&self) -> Option<(f64, u64)> {
         self.state.best
     }
 
-    /// Mean reward of the last evaluation, if there was one in this sitting.
+    /// What it is the best by, where that is not the mean return.
+    pub fn criterion(&self) -> Option<&Criterion> {
+        self.state.criterion.as_ref()
+    }
+
+    /// The last evaluation, if there was one in this sitting.
     pub fn last(&self) -> Option<f64> {
         self.last
     }
@@ -422,11 +427,14 @@ impl Training {
             metrics.add("eval/score", reference.score(mean));
         }
         evaluation.metrics.iter().for_each(|(name, value)| metrics.add(name, value));
-        let score = evaluation.score();
+        let (score, criterion) = (evaluation.score(), evaluation.criterion.as_ref());
         self.last = Some(score);
-        self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| score >= goal);
-        let improved = self.state.best.is_none_or(|(best, _)| score > best);
+        self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| Criterion::reaches(criterion, score, goal));
+        // What was best by something else is not the best by this.
+        let best = self.state.best.filter(|_| self.state.criterion.as_ref() == criterion);
+        let improved = best.is_none_or(|(best, _)| score != best && Criterion::reaches(criterion, score, best));
         if improved {
+            self.state.criterion = criterion.cloned();
             self.state.best = Some((score, self.position()));
         }
         improved

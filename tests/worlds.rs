@@ -112,3 +112,27 @@ fn what_does_not_go_together_is_one_sentence() {
     let (code, said) = run(&place, "sample p");
     assert!(code == 2 && said.contains("ppo acts in an environment and builds no objects"), "{said}");
 }
+
+#[test]
+fn the_best_evaluation_is_the_least_distance_and_is_named() {
+    let place = folder("world-best");
+    write(&place, GRID);
+    let told = |arguments: &str| {
+        let output = bregman(&place).args(arguments.split(' ')).output().expect("it starts");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = told("train run.toml --out r");
+    let metrics = String::from_utf8(read(&place.join("r/metrics.csv"))).expect("text");
+    let column = metrics.lines().next().and_then(|names| names.split(',').position(|name| name == "eval/l1"));
+    let cells = metrics.lines().skip(1).map(|line| line.split(',').nth(column.expect("a column")).expect("a cell"));
+    let least = cells.filter_map(|cell| cell.parse::<f64>().ok()).fold(f64::INFINITY, f64::min);
+    assert!(said.contains(&format!("best evaluation: L1 {least:.4} at ")), "{said}");
+    // Every L1 is at most 2: the first evaluation ends the run, which then counts as finished.
+    let said = told("sweep run.toml --out s --seeds 1 --set eval.stop_at=2.0");
+    assert!(said.contains("finished: evaluation L1 0."), "{said}");
+    let said = told("compare s --metric eval/l1");
+    assert!(!said.contains("stands at 100 of 300"), "{said}");
+}

@@ -186,8 +186,34 @@ pub struct Evaluation {
     pub warning: Option<String>,
     /// Other numbers for the log.
     pub metrics: Metrics,
-    /// What the best checkpoint is chosen by, higher is better; the mean return where it is not said.
-    pub score: Option<f64>,
+    /// What the best checkpoint is chosen by, one of the metrics; the mean return where it is not said.
+    pub criterion: Option<Criterion>,
+}
+
+/// A number that policies are judged by in place of the mean return.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Criterion {
+    /// Its name on the terminal: `L1`.
+    pub name: String,
+    /// Its name in the log: `eval/l1`.
+    pub metric: String,
+    /// Whether the least value is the best, as of a distance; otherwise the highest is.
+    pub least: bool,
+}
+
+impl Criterion {
+    /// Whether `value` is as good as `goal` or better; the mean return, where there is no criterion, had better be high.
+    pub fn reaches(criterion: Option<&Criterion>, value: f64, goal: f64) -> bool {
+        if criterion.is_some_and(|criterion| criterion.least) { value <= goal } else { value >= goal }
+    }
+
+    /// The metric and its name, as `L1 0.0086`; of the mean return the number alone.
+    pub fn written(criterion: Option<&Criterion>, value: f64) -> String {
+        // A distance is a small number, and a return a large one.
+        let digits = if value.abs() < 10.0 { 4 } else { 1 };
+        let name = criterion.map_or(String::new(), |criterion| format!("{} ", criterion.name));
+        format!("{name}{value:.digits$}")
+    }
 }
 
 /// An object that a policy built.
@@ -209,7 +235,8 @@ impl Evaluation {
 
     /// What the best checkpoint is chosen by.
     pub fn score(&self) -> f64 {
-        self.score.unwrap_or_else(|| self.mean_reward())
+        let metric = self.criterion.as_ref().and_then(|criterion| self.metrics.get(&criterion.metric));
+        metric.unwrap_or_else(|| self.mean_reward())
     }
 
     /// Population standard deviation of the returns.
@@ -370,4 +397,22 @@ pub enum LearnError {
     /// A snapshot does not belong to this learner.
     #[error("the saved state does not fit: {0}")]
     Snapshot(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_had_better_be_small_and_returns_large() {
+        let l1 = Criterion { name: "L1".into(), metric: "eval/l1".into(), least: true };
+        let by_distance = Some(&l1);
+        assert!(Criterion::reaches(by_distance, 0.1, 0.2) && !Criterion::reaches(by_distance, 0.3, 0.2));
+        assert!(Criterion::reaches(None, 0.3, 0.2) && !Criterion::reaches(None, 0.1, 0.2));
+        assert_eq!(Criterion::written(by_distance, 0.00861), "L1 0.0086");
+        assert_eq!(Criterion::written(None, 3000.44), "3000.4");
+        let mut judged = Evaluation { criterion: Some(l1), ..Default::default() };
+        judged.metrics.add("eval/l1", 0.25);
+        assert_eq!(judged.score(), 0.25);
+    }
 }

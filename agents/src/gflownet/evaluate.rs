@@ -9,7 +9,7 @@ use bregman_envs::world::{World, log_sum_exp};
 
 use super::exact::{Graph, distances, sampling_floor};
 use super::sampler::{Behaviour, Sampler};
-use crate::learner::{Drawn, EvalRequest, Evaluation, LearnError, Metrics};
+use crate::learner::{Criterion, Drawn, EvalRequest, Evaluation, LearnError, Metrics};
 use crate::workers::Workers;
 
 /// What evaluation needs of the world, made when it is first wanted.
@@ -82,11 +82,12 @@ impl Judge {
         if let Some(known) = known {
             metrics.add("eval/log_z_error", (log_z.unwrap_or(elbo) - known).abs());
         }
-        let mut l1 = None;
+        // The mean reward is highest for a sampler that knows one mode, so it is not what the best checkpoint is chosen by.
+        let (mut name, mut metric) = ("ELBO", "eval/elbo");
         if let Some(exact) = self.exact() {
             let p = exact.graph.distribution(&mut sampler.pass, params);
             let apart = distances(&p, &exact.target);
-            l1 = Some(apart.l1);
+            (name, metric) = ("L1", "eval/l1");
             metrics.add("eval/l1", apart.l1);
             metrics.add("eval/tv", 0.5 * apart.l1);
             metrics.add("eval/js", apart.js);
@@ -122,8 +123,8 @@ impl Judge {
             length: len as u32,
         };
         let episodes = numbers.enumerate().map(episode).collect();
-        // The mean reward is highest for a sampler that knows one mode, so it is not what the best checkpoint is chosen by.
-        Ok(Evaluation { episodes, warning: None, metrics, score: Some(l1.map_or(elbo, |l1| -l1)) })
+        let criterion = Criterion { name: name.into(), metric: metric.into(), least: name == "L1" };
+        Ok(Evaluation { episodes, warning: None, metrics, criterion: Some(criterion) })
     }
 
     /// Draws objects with what is known of them.
