@@ -31,11 +31,12 @@ impl Workers {
         }
     }
 
-    /// Runs two independent pieces of work side by side.
+    /// Runs two independent pieces of work, side by side within [`run`](Workers::run) and otherwise one after the other.
     pub fn join<A: Send, B: Send>(&self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
         match &self.pool {
-            Some(_) => rayon::join(a, b),
-            None => (a(), b()),
+            // Outside the pool they would go to threads of rayon's own.
+            Some(_) if rayon::current_thread_index().is_some() => rayon::join(a, b),
+            _ => (a(), b()),
         }
     }
 }

@@ -231,37 +231,39 @@ fn offline_updates_allocate_nothing() {
 fn gflownet_iterations_allocate_nothing() {
     let _alone = ALONE.lock();
     let forward_looking = true;
-    for objective in [
+    let objectives = [
         Objective::TrajectoryBalance,
         Objective::DetailedBalance { forward_looking },
         Objective::SubTrajectoryBalance { lambda: 0.9, forward_looking },
         Objective::LogPartitionVariance,
         Objective::FlowMatching,
-    ] {
-        // Rows of the log that differ in the number of optimiser steps alone.
+    ];
+    for (threads, objective) in [1, 2].into_iter().flat_map(|threads| objectives.map(|o| (threads, o))) {
+        // Rows of the log that differ in the number of optimiser steps alone; layers whose products are shared.
         let per_row = [1, 11].map(|log_every| {
-            let config = GflownetConfig { hidden_sizes: vec![16], log_every, ..Default::default() };
-            let mut setup = setup("action");
-            setup.env = bregman_envs::EnvConfig::world("hyper_grid", Default::default(), &[]);
-            let mut learner = Gflownet::new(config, objective, LogZ::default(), &setup).expect("it suits");
+            let config = GflownetConfig { hidden_sizes: vec![256, 256], log_every, ..Default::default() };
+            let mut learner = Gflownet::new(config, objective, LogZ::default(), &grid(threads)).expect("it suits");
             quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
-        assert_eq!(per_row[0], per_row[1], "{objective:?}");
+        assert_eq!(per_row[0], per_row[1], "{objective:?}, {threads} threads");
     }
 }
 
 #[test]
 fn soft_dqn_iterations_allocate_nothing() {
     let _alone = ALONE.lock();
-    for priority in [0.0, 0.5] {
+    for (threads, priority) in [(1, 0.0), (2, 0.5)] {
         let per_row = [1, 11].map(|log_every| {
-            let (hidden_sizes, buffer_size) = (vec![16], 64);
+            let (hidden_sizes, buffer_size) = (vec![256, 256], 64);
             let config = SoftDqnConfig { hidden_sizes, buffer_size, priority, log_every, ..Default::default() };
-            let mut setup = setup("action");
-            setup.env = bregman_envs::EnvConfig::world("hyper_grid", Default::default(), &[]);
-            let mut learner = SoftDqn::new(config, &setup).expect("it suits");
+            let mut learner = SoftDqn::new(config, &grid(threads)).expect("it suits");
             quietest(|| allocations(|| drop(learner.step().expect("finite numbers"))))
         });
-        assert_eq!(per_row[0], per_row[1], "priority {priority}");
+        assert_eq!(per_row[0], per_row[1], "priority {priority}, {threads} threads");
     }
+}
+
+fn grid(threads: usize) -> Setup {
+    let env = bregman_envs::EnvConfig::world("hyper_grid", Default::default(), &[]);
+    Setup { threads, env, ..setup("action") }
 }

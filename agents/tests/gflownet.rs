@@ -201,6 +201,31 @@ fn a_resumed_soft_dqn_equals_an_unbroken_one() {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_bit() {
+    // Networks so wide that products are shared.
+    let hidden_sizes = vec![256, 256];
+    let gflownet = |objective, tied| {
+        let config = GflownetConfig { hidden_sizes: hidden_sizes.clone(), tied, num_trajectories: 16, ..small() };
+        move |setup: &Setup| -> Box<dyn Learner> {
+            Box::new(Gflownet::new(config.clone(), objective, LOG_Z, setup).expect("it suits"))
+        }
+    };
+    let config = SoftDqnConfig { hidden_sizes: hidden_sizes.clone(), munchausen_alpha: 0.15, ..small_soft_dqn() };
+    let soft_dqn =
+        |setup: &Setup| -> Box<dyn Learner> { Box::new(SoftDqn::new(config.clone(), setup).expect("it suits")) };
+    let makes: [&dyn Fn(&Setup) -> Box<dyn Learner>; 3] = [&gflownet(TB, true), &gflownet(FL_DB, false), &soft_dqn];
+    for make in makes {
+        let [one, two, three] = [1, 2, 3].map(|threads| {
+            let mut learner = make(&Setup { threads, ..setup("set", "") });
+            learner.step().expect("finite numbers");
+            let judged = learner.evaluate(&request(40)).expect("it suits");
+            (learner.save(), judged)
+        });
+        assert!(one == two && one == three);
+    }
+}
+
+#[test]
 fn soft_dqn_reaches_the_distribution_of_a_grid() {
     for (munchausen_alpha, backward_policy, priority, target_every, tau) in
         [(0.0, BackwardPolicy::Uniform, 0.5, 1, 0.25), (0.15, BackwardPolicy::MaxEntropy, 0.0, 5, 1.0)]

@@ -10,7 +10,6 @@ use bregman_envs::world::{World, log_sum_exp};
 use super::exact::{Graph, distances, sampling_floor};
 use super::sampler::{Behaviour, Sampler};
 use crate::learner::{Criterion, Drawn, EvalRequest, Evaluation, LearnError, Metrics};
-use crate::workers::Workers;
 
 /// What evaluation needs of the world, made when it is first wanted.
 pub struct Judge {
@@ -65,18 +64,17 @@ impl Judge {
         params: &[f32],
         log_z: Option<f64>,
         request: &EvalRequest,
-        workers: &Workers,
     ) -> Result<Evaluation, LearnError> {
         let n = request.episodes as usize;
         let mut rng = Seed(request.seed).stream("evaluation", 0);
-        let sample = self.sample(sampler, params, n, &mut rng, workers)?;
+        let sample = self.sample(sampler, params, n, &mut rng)?;
         let mut metrics = Metrics::default();
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let elbo = mean(&sample.zeta);
         metrics.add("eval/elbo", elbo);
         metrics.add("eval/log_z_is", log_sum_exp(sample.zeta.iter().copied()) - (n as f64).ln());
         if let Some(objects) = self.target_objects(n, &mut rng) {
-            metrics.add("eval/eubo", mean(&self.backward_zetas(sampler, params, &objects, &mut rng, workers)?));
+            metrics.add("eval/eubo", mean(&self.backward_zetas(sampler, params, &objects, &mut rng)?));
         }
         let known = self.exact().map(|exact| exact.graph.log_z()).or_else(|| self.world.log_z());
         if let Some(known) = known {
@@ -112,7 +110,7 @@ impl Judge {
             metrics.add("eval/marginal_error", self.marginal_error(&marginals, &sample.objects, n));
         }
         if self.test_objects > 0 {
-            let [spearman, pearson] = self.correlations(sampler, params, workers)?;
+            let [spearman, pearson] = self.correlations(sampler, params)?;
             metrics.add("eval/spearman", spearman);
             metrics.add("eval/pearson", pearson);
         }
@@ -134,11 +132,10 @@ impl Judge {
         params: &[f32],
         count: usize,
         seed: u64,
-        workers: &Workers,
     ) -> Result<Vec<Drawn>, LearnError> {
         let mut rng = Seed(seed).stream("samples", 0);
-        let sample = self.sample(sampler, params, count, &mut rng, workers)?;
-        let log_prob = self.log_probabilities(sampler, params, &sample.objects, &mut rng, workers)?;
+        let sample = self.sample(sampler, params, count, &mut rng)?;
+        let log_prob = self.log_probabilities(sampler, params, &sample.objects, &mut rng)?;
         let objects = sample.objects.chunks_exact(self.world.spec().state_len);
         let numbers = sample.log_reward.iter().zip(log_prob);
         let each = objects.zip(numbers);
@@ -153,14 +150,13 @@ impl Judge {
         params: &[f32],
         n: usize,
         rng: &mut NumpyRng,
-        workers: &Workers,
     ) -> Result<Sample, LearnError> {
         let state_len = self.world.spec().state_len;
         let mut all = Sample { objects: Vec::new(), log_reward: Vec::new(), zeta: Vec::new(), len: Vec::new() };
         while all.len.len() < n {
             let count = sampler.capacity().min(n - all.len.len());
             sampler.sample(params, count, Behaviour::POLICY, rng)?;
-            sampler.finish(params, workers)?;
+            sampler.finish(params)?;
             let batch = &sampler.batch;
             all.objects.extend_from_slice(&batch.last[..count * state_len]);
             all.log_reward.extend_from_slice(&batch.log_reward[..count]);
@@ -198,12 +194,11 @@ impl Judge {
         params: &[f32],
         objects: &[i32],
         rng: &mut NumpyRng,
-        workers: &Workers,
     ) -> Result<Vec<f64>, LearnError> {
         let mut zetas = Vec::new();
         for objects in objects.chunks(sampler.capacity() * self.world.spec().state_len) {
             sampler.sample_backward(params, objects, rng)?;
-            sampler.finish(params, workers)?;
+            sampler.finish(params)?;
             zetas.extend((0..sampler.batch.count()).map(|b| sampler.batch.zeta(b)));
         }
         Ok(zetas)
@@ -216,12 +211,11 @@ impl Judge {
         params: &[f32],
         objects: &[i32],
         rng: &mut NumpyRng,
-        workers: &Workers,
     ) -> Result<Vec<f64>, LearnError> {
         let count = objects.len() / self.world.spec().state_len;
         let mut weights = vec![Vec::with_capacity(self.test_paths); count];
         for _ in 0..self.test_paths {
-            let zetas = self.backward_zetas(sampler, params, objects, rng, workers)?;
+            let zetas = self.backward_zetas(sampler, params, objects, rng)?;
             weights.iter_mut().zip(zetas).for_each(|(all, zeta)| all.push(zeta));
         }
         let rewards = objects.chunks_exact(self.world.spec().state_len).map(|object| self.world.log_reward(object));
@@ -235,12 +229,7 @@ impl Judge {
 
     /// Spearman's and Pearson's correlation of ln p̂ and ln R on the test objects: the world's own, evenly thinned, or objects of
     /// the uniform policy.
-    fn correlations(
-        &mut self,
-        sampler: &mut Sampler<f32>,
-        params: &[f32],
-        workers: &Workers,
-    ) -> Result<[f64; 2], LearnError> {
+    fn correlations(&mut self, sampler: &mut Sampler<f32>, params: &[f32]) -> Result<[f64; 2], LearnError> {
         let state_len = self.world.spec().state_len;
         if self.test_set.is_none() {
             let own = self.world.test_set();
@@ -256,7 +245,7 @@ impl Judge {
             self.test_set = Some(set);
         }
         let Some(objects) = &self.test_set else { return Ok([0.0; 2]) };
-        let log_prob = self.log_probabilities(sampler, params, objects, &mut NumpyRng::new(1), workers)?;
+        let log_prob = self.log_probabilities(sampler, params, objects, &mut NumpyRng::new(1))?;
         let log_reward: Vec<f64> =
             objects.chunks_exact(state_len).map(|object| self.world.log_reward(object)).collect();
         Ok([pearson(&ranks(&log_prob), &ranks(&log_reward)), pearson(&log_prob, &log_reward)])

@@ -93,7 +93,7 @@ pub struct Gflownet {
     scratch: Scratch,
     judge: Judge,
     progress: Progress,
-    workers: Workers,
+    workers: Arc<Workers>,
 }
 
 impl Gflownet {
@@ -122,7 +122,7 @@ impl Gflownet {
         };
         let nets = FlowNetworks::new(world.spec(), &shape);
         let params: Vec<f32> = nets.init(&mut seed.stream("init", 0));
-        let spec = world.spec();
+        let (spec, workers) = (world.spec(), Arc::new(Workers::new(setup.threads)?));
         let mut rows = Sampler::<f32>::rows_for(world.as_ref(), config.num_trajectories);
         if !objective.has_backward() {
             // Flow matching looks at every parent of every visited state.
@@ -135,7 +135,8 @@ impl Gflownet {
         // Flow matching has no backward policy; where paths are drawn backwards for it, they are drawn uniformly.
         let backward = if objective.has_backward() { config.backward_policy } else { BackwardPolicy::Uniform };
         let energies = objective.needs_energies();
-        let sampler = Sampler::new(world.clone(), nets, backward, energies, config.num_trajectories, rows);
+        let (room, shared) = (config.num_trajectories, workers.clone());
+        let sampler = Sampler::new(world.clone(), nets, backward, energies, room, rows, shared);
         Ok(Gflownet {
             objective,
             log_z_settings: log_z,
@@ -152,7 +153,7 @@ impl Gflownet {
             scratch: Scratch::default(),
             judge: Judge::new(world.clone(), config.exact_states, config.test_objects, config.test_paths),
             progress: Progress::default(),
-            workers: Workers::new(setup.threads)?,
+            workers,
             setup: setup.clone(),
             world,
             sampler,
@@ -240,10 +241,10 @@ impl Gflownet {
         sampler.extend(params, behaviour, &mut self.rng)?;
         for _ in 0..self.config.local_search {
             let depth = self.config.local_search_depth;
-            sampler.local_search(params, fresh, depth, &mut self.rng, &self.workers)?;
+            sampler.local_search(params, fresh, depth, &mut self.rng)?;
         }
         sampler.cut(fresh, self.config.cut_probability, &mut self.rng);
-        sampler.finish(params, &self.workers)?;
+        sampler.finish(params)?;
         Ok(fresh)
     }
 
@@ -278,7 +279,7 @@ impl Gflownet {
             None => grad_norm(&self.grad),
         };
         let part = self.learning_rate();
-        self.adam.step(&mut self.params, &self.grad, part * self.config.learning_rate);
+        self.adam.step_on(&mut self.params, &self.grad, part * self.config.learning_rate, &self.workers);
         if self.objective == Objective::TrajectoryBalance {
             let rate = part * self.log_z_settings.learning_rate;
             self.adam_log_z.step(&mut self.log_z, &[loss.d_log_z as f32], rate);
@@ -346,16 +347,18 @@ fn suits(config: &GflownetConfig, objective: Objective, world: &dyn World) -> Re
 
 impl Learner for Gflownet {
     fn step(&mut self) -> Result<Report, LearnError> {
-        let mut sums = Sums::default();
-        loop {
-            self.iterate(&mut sums)?;
-            let due = self.progress.grad_steps.is_multiple_of(self.config.log_every as u64);
-            if due || self.left() <= 0.0 {
-                break;
+        self.workers.clone().run(|| {
+            let mut sums = Sums::default();
+            loop {
+                self.iterate(&mut sums)?;
+                let due = self.progress.grad_steps.is_multiple_of(self.config.log_every as u64);
+                if due || self.left() <= 0.0 {
+                    break;
+                }
             }
-        }
-        self.progress.iterations += 1;
-        Ok(self.report(&sums))
+            self.progress.iterations += 1;
+            Ok(self.report(&sums))
+        })
     }
 
     fn progress(&self) -> Progress {
@@ -364,12 +367,13 @@ impl Learner for Gflownet {
 
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
         let learned = (self.objective != Objective::LogPartitionVariance).then(|| self.log_z());
-        self.judge.evaluate(&mut self.sampler, &self.params, learned, request, &self.workers)
+        let Gflownet { judge, sampler, params, workers, .. } = self;
+        workers.run(|| judge.evaluate(sampler, params, learned, request))
     }
 
     fn sample(&mut self, count: usize, seed: u64) -> Result<Option<Vec<Drawn>>, LearnError> {
-        let drawn = self.judge.draw(&mut self.sampler, &self.params, count, seed, &self.workers)?;
-        Ok(Some(drawn))
+        let Gflownet { judge, sampler, params, workers, .. } = self;
+        workers.run(|| judge.draw(sampler, params, count, seed)).map(Some)
     }
 
     fn save(&self) -> Snapshot {

@@ -10,6 +10,7 @@ use bregman_envs::rng::NumpyRng;
 use bregman_envs::world::{World, WorldSpec, state_hash};
 
 use crate::nn::{Activation, Init, Mlp, Real, Workspace};
+use crate::workers::Workers;
 
 /// The networks: forward logits, backward logits and log flow as columns of one output, from one trunk or one network each.
 #[derive(Clone, Debug)]
@@ -161,6 +162,7 @@ impl<T: Real> Choices<T> {
 /// Outputs, probabilities and gradients for up to `capacity` different states.
 pub struct Pass<T> {
     world: Arc<dyn World>,
+    workers: Arc<Workers>,
     nets: FlowNetworks,
     workspaces: Vec<Workspace<T>>,
     rows: usize,
@@ -184,8 +186,8 @@ pub struct Pass<T> {
 const EMPTY: u32 = u32::MAX;
 
 impl<T: Real> Pass<T> {
-    /// Room for `capacity` states.
-    pub fn new(world: Arc<dyn World>, nets: FlowNetworks, capacity: usize) -> Pass<T> {
+    /// Room for `capacity` states. Large products are shared among the workers; the numbers are the same for any number of them.
+    pub fn new(world: Arc<dyn World>, nets: FlowNetworks, capacity: usize, workers: Arc<Workers>) -> Pass<T> {
         let spec = world.spec();
         let several = nets.parts.len() > 1;
         let learned = if nets.learns_backward() { spec.num_backward } else { 0 };
@@ -206,8 +208,14 @@ impl<T: Real> Pass<T> {
             forward: Choices::new(spec.num_actions, capacity),
             backward: Choices::new(learned, capacity),
             nets,
+            workers,
             world,
         }
+    }
+
+    /// The run's workers.
+    pub fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// The networks.
@@ -277,7 +285,7 @@ impl<T: Real> Pass<T> {
         }
         let input = &self.input[..(last - first) * inputs];
         for (part, workspace) in self.nets.parts.iter().zip(&mut self.workspaces) {
-            let out = part.mlp.forward_more(&params[part.params.clone()], input, workspace);
+            let out = part.mlp.forward_more(&params[part.params.clone()], input, workspace, &self.workers);
             let to = self.output[first * width..last * width].chunks_exact_mut(width);
             for (to, from) in to.zip(out.chunks_exact(part.columns.len())) {
                 to[part.columns.clone()].copy_from_slice(from);
@@ -407,7 +415,8 @@ impl<T: Real> Pass<T> {
                 }
                 &self.d_part[..rows * outputs]
             };
-            part.mlp.backward(&params[part.params.clone()], workspace, d, &mut grad[part.params.clone()]);
+            let grad = &mut grad[part.params.clone()];
+            part.mlp.backward_on(&params[part.params.clone()], workspace, d, grad, &self.workers);
         }
     }
 }

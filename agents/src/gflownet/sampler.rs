@@ -151,11 +151,12 @@ impl<T: Real> Sampler<T> {
         energies: bool,
         capacity: usize,
         rows: usize,
+        workers: Arc<Workers>,
     ) -> Sampler<T> {
         let spec = world.spec();
         let batch = Trajectories::new(spec.max_len, spec.state_len, capacity);
         Sampler {
-            pass: Pass::new(world.clone(), nets, rows),
+            pass: Pass::new(world.clone(), nets, rows, workers),
             batch,
             backward_policy,
             energies,
@@ -428,19 +429,12 @@ impl<T: Real> Sampler<T> {
     /// One round of local search on the first `count` trajectories: takes their objects apart by P_B, redoes the last part
     /// (`depth` of the length) by P_F, and keeps the new object with probability
     /// min(1, R(x′) p(x′→x) / (R(x) p(x→x′))), p(x→x′) = P_B(x→s) P_F(s→x′). The trajectories are new ones either way.
-    pub fn local_search(
-        &mut self,
-        params: &[T],
-        count: usize,
-        depth: f64,
-        rng: &mut NumpyRng,
-        workers: &Workers,
-    ) -> Result<(), EnvError> {
+    pub fn local_search(&mut self, params: &[T], count: usize, depth: f64, rng: &mut NumpyRng) -> Result<(), EnvError> {
         let state_len = self.world.spec().state_len;
         let objects = self.batch.last[..count * state_len].to_vec();
         self.batch.len[..count].fill(0);
         self.join_backward(params, &objects, 0, rng)?;
-        self.finish(params, workers)?;
+        self.finish(params)?;
         let old: Vec<(Vec<usize>, f64, usize)> = (0..count)
             .map(|b| {
                 let len = self.batch.len[b];
@@ -450,7 +444,7 @@ impl<T: Real> Sampler<T> {
             .collect();
         (0..count).for_each(|b| self.truncate(b, old[b].2));
         self.extend(params, Behaviour::POLICY, rng)?;
-        self.finish(params, workers)?;
+        self.finish(params)?;
         for (b, (actions, exchange, kept)) in old.iter().enumerate() {
             if rng.double().ln() >= self.log_exchange(b, *kept) - exchange {
                 self.batch.len[b] = 0;
@@ -473,7 +467,7 @@ impl<T: Real> Sampler<T> {
     ///
     /// # Errors
     /// A reward or an energy that is not finite.
-    pub fn finish(&mut self, params: &[T], workers: &Workers) -> Result<(), EnvError> {
+    pub fn finish(&mut self, params: &[T]) -> Result<(), EnvError> {
         self.terminal_rows(params);
         let (count, max_len) = (self.batch.count(), self.batch.max_len);
         for b in 0..count {
@@ -492,7 +486,7 @@ impl<T: Real> Sampler<T> {
                 };
             }
         }
-        self.rewards(workers)
+        self.rewards()
     }
 
     /// Rows of the terminal states that a learned backward policy starts from.
@@ -525,7 +519,7 @@ impl<T: Real> Sampler<T> {
         -(self.legal.iter().filter(|&&legal| legal).count() as f64).ln()
     }
 
-    fn rewards(&mut self, workers: &Workers) -> Result<(), EnvError> {
+    fn rewards(&mut self) -> Result<(), EnvError> {
         let Sampler { world, pass, batch, energies, .. } = self;
         let (spec, count, states) = (world.spec(), batch.count(), batch.max_len + 1);
         let Trajectories { len, complete, row, last, log_reward, energy, .. } = batch;
@@ -551,6 +545,7 @@ impl<T: Real> Sampler<T> {
             }
             Ok(())
         };
+        let workers = pass.workers();
         if spec.heavy && workers.parallel() {
             let each = log_reward[..count].par_iter_mut().zip(energy.par_chunks_mut(states)).enumerate();
             workers.run(|| each.try_for_each(|(b, (log_reward, energy))| work(b, log_reward, energy)))

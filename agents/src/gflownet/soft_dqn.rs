@@ -173,7 +173,7 @@ pub struct SoftDqn {
     discoveries: Discoveries,
     judge: Judge,
     progress: Progress,
-    workers: Workers,
+    workers: Arc<Workers>,
 }
 
 impl SoftDqn {
@@ -199,8 +199,10 @@ impl SoftDqn {
         let at_most = |rows: usize| world.spec().num_states.map_or(rows, |states| rows.min(states as usize + 1));
         let drawn = Sampler::<f32>::rows_for(world.as_ref(), config.num_trajectories);
         let rows = at_most(drawn.max(config.batch_size));
-        let target_pass = Pass::new(world.clone(), nets.clone(), at_most(2 * config.batch_size));
-        let sampler = Sampler::new(world.clone(), nets, config.backward_policy, false, config.num_trajectories, rows);
+        let workers = Arc::new(Workers::new(setup.threads)?);
+        let target_pass = Pass::new(world.clone(), nets.clone(), at_most(2 * config.batch_size), workers.clone());
+        let (room, shared) = (config.num_trajectories, workers.clone());
+        let sampler = Sampler::new(world.clone(), nets, config.backward_policy, false, room, rows, shared);
         Ok(SoftDqn {
             target: params.clone(),
             grad: vec![0.0; params.len()],
@@ -211,7 +213,7 @@ impl SoftDqn {
             discoveries: Discoveries::new(world.clone()),
             judge: Judge::new(world.clone(), config.exact_states, config.test_objects, config.test_paths),
             progress: Progress::default(),
-            workers: Workers::new(setup.threads)?,
+            workers,
             setup: setup.clone(),
             world,
             sampler,
@@ -248,7 +250,7 @@ impl SoftDqn {
     fn collect(&mut self, sums: &mut Sums) -> Result<(), LearnError> {
         let behaviour = Behaviour { epsilon: self.epsilon(), temperature: 1.0 };
         self.sampler.sample(&self.params, self.config.num_trajectories, behaviour, &mut self.rng)?;
-        self.sampler.finish(&self.params, &self.workers)?;
+        self.sampler.finish(&self.params)?;
         self.replay.take(&self.sampler);
         sums.count(&self.sampler, self.config.num_trajectories, &mut self.progress);
         for b in 0..self.config.num_trajectories {
@@ -289,7 +291,7 @@ impl SoftDqn {
             None => grad_norm(&self.grad),
         };
         let learning_rate = self.learning_rate();
-        self.adam.step(&mut self.params, &self.grad, learning_rate);
+        self.adam.step_on(&mut self.params, &self.grad, learning_rate, &self.workers);
         self.progress.grad_steps += 1;
         if self.progress.grad_steps.is_multiple_of(self.config.target_every as u64) {
             let tau = self.config.tau as f32;
@@ -302,17 +304,19 @@ impl SoftDqn {
 
 impl Learner for SoftDqn {
     fn step(&mut self) -> Result<Report, LearnError> {
-        let mut sums = Sums::default();
-        loop {
-            self.iterate(&mut sums)?;
-            let due = self.progress.grad_steps.is_multiple_of(self.config.log_every as u64);
-            if due || self.left() <= 0.0 {
-                break;
+        self.workers.clone().run(|| {
+            let mut sums = Sums::default();
+            loop {
+                self.iterate(&mut sums)?;
+                let due = self.progress.grad_steps.is_multiple_of(self.config.log_every as u64);
+                if due || self.left() <= 0.0 {
+                    break;
+                }
             }
-        }
-        self.progress.iterations += 1;
-        let (log_z, rates) = (self.log_z(), [self.learning_rate(), self.epsilon()]);
-        Ok(sums.report(&self.sampler.batch, &self.discoveries, log_z, rates, &self.progress))
+            self.progress.iterations += 1;
+            let (log_z, rates) = (self.log_z(), [self.learning_rate(), self.epsilon()]);
+            Ok(sums.report(&self.sampler.batch, &self.discoveries, log_z, rates, &self.progress))
+        })
     }
 
     fn progress(&self) -> Progress {
@@ -321,12 +325,13 @@ impl Learner for SoftDqn {
 
     fn evaluate(&mut self, request: &EvalRequest) -> Result<Evaluation, LearnError> {
         let log_z = self.log_z();
-        self.judge.evaluate(&mut self.sampler, &self.params, Some(log_z), request, &self.workers)
+        let SoftDqn { judge, sampler, params, workers, .. } = self;
+        workers.run(|| judge.evaluate(sampler, params, Some(log_z), request))
     }
 
     fn sample(&mut self, count: usize, seed: u64) -> Result<Option<Vec<Drawn>>, LearnError> {
-        let drawn = self.judge.draw(&mut self.sampler, &self.params, count, seed, &self.workers)?;
-        Ok(Some(drawn))
+        let SoftDqn { judge, sampler, params, workers, .. } = self;
+        workers.run(|| judge.draw(sampler, params, count, seed)).map(Some)
     }
 
     fn save(&self) -> Snapshot {

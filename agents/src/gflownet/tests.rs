@@ -172,6 +172,10 @@ fn fl_subtb(lambda: f64) -> Objective {
     Objective::SubTrajectoryBalance { lambda, forward_looking: true }
 }
 
+fn one_thread() -> Arc<Workers> {
+    Arc::new(Workers::new(1).expect("one"))
+}
+
 /// A table in double precision with everything around it.
 struct Bench {
     objective: Objective,
@@ -179,7 +183,6 @@ struct Bench {
     params: Vec<f64>,
     log_z: f64,
     scratch: Scratch,
-    workers: Workers,
 }
 
 impl Bench {
@@ -196,15 +199,8 @@ impl Bench {
         let nets = FlowNetworks::new(world.spec(), &shape);
         let params = vec![0.0; nets.num_params()];
         let rows = 4 * Sampler::<f64>::rows_for(world.as_ref(), 16);
-        let sampler = Sampler::new(world, nets, backward, objective.needs_energies(), 16, rows);
-        Bench {
-            objective,
-            sampler,
-            params,
-            log_z: 0.0,
-            scratch: Scratch::default(),
-            workers: Workers::new(1).expect("one"),
-        }
+        let sampler = Sampler::new(world, nets, backward, objective.needs_energies(), 16, rows, one_thread());
+        Bench { objective, sampler, params, log_z: 0.0, scratch: Scratch::default() }
     }
 
     /// The loss of trajectories given by their actions, each cut after as many steps as stand with it.
@@ -214,7 +210,7 @@ impl Bench {
     }
 
     fn finish(&mut self) -> f64 {
-        self.sampler.finish(&self.params, &self.workers).expect("finite rewards");
+        self.sampler.finish(&self.params).expect("finite rewards");
         self.objective.loss(&mut self.sampler, &self.params, self.log_z, &mut self.scratch).loss
     }
 
@@ -429,7 +425,7 @@ fn gradients_are_those_of_small_changes() {
             };
             let nets = FlowNetworks::new(world.spec(), &shape);
             bench.params = nets.init(&mut NumpyRng::new(3));
-            bench.sampler = Sampler::new(world, nets, backward, objective.needs_energies(), 16, 400);
+            bench.sampler = Sampler::new(world, nets, backward, objective.needs_energies(), 16, 400, one_thread());
             bench.log_z = 0.3;
             let paths = vec![vec![0, 1, 2], vec![2], vec![1, 1, 0, 2], vec![0, 1, 2], vec![0, 0, 0, 1, 1, 1, 2]];
             bench.loss(&paths);
@@ -574,7 +570,7 @@ fn learn<W: World + 'static>(world: W, objective: Objective, steps: usize, seed:
         bench.params = params.iter().map(|&p| p.into()).collect();
         bench.log_z = log_z[0].into();
         bench.sampler.sample(&bench.params, 16, Behaviour::POLICY, &mut rng).expect("a sound world");
-        bench.sampler.finish(&bench.params, &bench.workers).expect("finite rewards");
+        bench.sampler.finish(&bench.params).expect("finite rewards");
         let loss = objective.loss(&mut bench.sampler, &bench.params, bench.log_z, &mut bench.scratch);
         bench.sampler.pass.backward(&bench.params, &mut grad);
         let mut grad: Vec<f32> = grad.iter().map(|&g| g as f32).collect();

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::{Real, kernel, mkl};
+use crate::workers::Workers;
 
 /// A row-major matrix, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -35,6 +36,12 @@ impl<'a, T> Matrix<'a, T> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
         }
+    }
+
+    /// The first `at` rows, and the others.
+    fn split_rows(self, at: usize) -> (Self, Self) {
+        let rest = &self.data[at * self.row_stride..];
+        (Matrix { rows: at, ..self }, Matrix { rows: self.rows - at, data: rest, ..self })
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -92,6 +99,26 @@ impl Precision {
 /// `out = a b`, row by row.
 pub(super) fn matmul<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], precision: Precision) {
     product(a, b, out, false, precision);
+}
+
+/// The same on the run's workers: the upper and the lower half of a product that is [worth it](worth_sharing) are made side by
+/// side. Every bit is the same for any number of threads.
+pub(super) fn matmul_on<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], precision: Precision, workers: &Workers) {
+    // Rounded copies are made of whole matrices. Our kernel sums every row by itself, MKL promises nothing of the kind: what
+    // MKL does is cut for one thread too.
+    let whole = precision == Precision::Bf16 || a.rows < 2 || b.cols < 2;
+    let alone = !workers.parallel() && a.rows * a.cols * b.cols < smallest_for_mkl();
+    if whole || alone || !worth_sharing(a.rows, a.cols, b.cols) {
+        return product(a, b, out, false, precision);
+    }
+    let (upper, lower) = a.split_rows(a.rows.div_ceil(2));
+    let (out_upper, out_lower) = out[..a.rows * b.cols].split_at_mut(upper.rows * b.cols);
+    workers.join(|| product(upper, b, out_upper, false, precision), || product(lower, b, out_lower, false, precision));
+}
+
+/// Whether half of a product takes longer than to wake the thread that makes the other half: some ten microseconds.
+pub(super) fn worth_sharing(rows: usize, inner: usize, cols: usize) -> bool {
+    rows * inner * cols >= 1 << 19
 }
 
 /// `out += a b`, row by row.
@@ -191,6 +218,35 @@ mod tests {
         // Whole numbers up to 256 are exact in bf16; MKL computes it on any processor, slowly on most.
         by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply_bf16(a, b, out, add)));
         assert!(!mkl.multiply_bf16(Matrix::new(&[1.0f64], 1, 1), Matrix::new(&[1.0], 1, 1), &mut [0.0], false));
+    }
+
+    #[test]
+    fn halves_of_a_product_are_the_product() {
+        let mut rng = NumpyRng::new(1);
+        let workers = Workers::new(2).expect("threads start");
+        for (m, k, n) in [(64, 128, 64), (129, 90, 300), (1, 1024, 512), (2, 1024, 256), (1024, 512, 1), (7, 3, 5)] {
+            let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
+            let (a, b) = (draw(m * k), draw(k * n));
+            for (a, b) in [
+                (Matrix::new(&a, m, k), Matrix::new(&b, k, n)),
+                (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n)),
+                (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t()),
+            ] {
+                let (mut whole, mut halves) = (vec![0.0; m * n], vec![7.0; m * n]);
+                matmul(a, b, &mut whole, Precision::F32);
+                workers.run(|| matmul_on(a, b, &mut halves, Precision::F32, &workers));
+                assert!(whole.iter().zip(&halves).all(|(a, b)| (a - b).abs() < 1e-4), "{m} {k} {n}");
+                // Our kernel's rows do not know of one another.
+                if m > 1 && n > 1 {
+                    let (upper, lower) = a.split_rows(m.div_ceil(2));
+                    let (out_upper, out_lower) = halves.split_at_mut(m.div_ceil(2) * n);
+                    kernel::multiply(a, b, &mut whole, false);
+                    kernel::multiply(upper, b, out_upper, false);
+                    kernel::multiply(lower, b, out_lower, false);
+                    assert_eq!(whole, halves, "{m} {k} {n}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::ops::Range;
 use bregman_envs::rng::NumpyRng;
 
 use super::layer_norm::{self, Normalized};
-use super::linalg::{Matrix, matmul, matmul_add};
+use super::linalg::{Matrix, matmul, matmul_add, matmul_on, worth_sharing};
 use super::{Activation, Precision, Real};
+use crate::workers::Workers;
 
 pub use second_order::Tangents;
 
@@ -208,12 +209,29 @@ impl Mlp {
     /// [`backward`](Mlp::backward).
     pub fn forward<'w, T: Real>(&self, params: &[T], input: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
         workspace.rows = 0;
-        self.forward_more(params, input, workspace)
+        self.take_forward(params, input, workspace, None)
     }
 
     /// The same for rows that join those already in the workspace, under the same parameters: [`backward`](Mlp::backward) then
-    /// goes over all of them. Returns the outputs of the new ones.
-    pub fn forward_more<'w, T: Real>(&self, params: &[T], input: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
+    /// goes over all of them. Returns the outputs of the new ones. Large products are shared among the run's workers; the
+    /// numbers are the same for any number of them.
+    pub fn forward_more<'w, T: Real>(
+        &self,
+        params: &[T],
+        input: &[T],
+        workspace: &'w mut Workspace<T>,
+        workers: &Workers,
+    ) -> &'w [T] {
+        self.take_forward(params, input, workspace, Some(workers))
+    }
+
+    fn take_forward<'w, T: Real>(
+        &self,
+        params: &[T],
+        input: &[T],
+        workspace: &'w mut Workspace<T>,
+        workers: Option<&Workers>,
+    ) -> &'w [T] {
         let (before, new) = (workspace.rows, input.len() / self.num_inputs());
         let rows = before + new;
         assert!(rows <= workspace.capacity, "{rows} rows in a workspace for {}", workspace.capacity);
@@ -225,7 +243,11 @@ impl Mlp {
             let input = &inputs[i][before * layer.inputs..];
             let out = &mut outputs[0][before * layer.outputs..rows * layer.outputs];
             let weight = Matrix::new(&params[layer.weight.clone()], layer.inputs, layer.outputs);
-            matmul(Matrix::new(input, new, layer.inputs), weight, out, self.precision_of(i));
+            let (input, precision) = (Matrix::new(input, new, layer.inputs), self.precision_of(i));
+            match workers {
+                Some(workers) => matmul_on(input, weight, out, precision, workers),
+                None => matmul(input, weight, out, precision),
+            }
             let bias = &params[layer.bias.clone()];
             for row in out.chunks_exact_mut(layer.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
@@ -246,6 +268,29 @@ impl Mlp {
     /// Writes the gradient of a loss in the parameters into `grad`, `[num_params]`, given its gradient in the outputs
     /// of the last [`forward`](Mlp::forward), `[rows, num_outputs]`.
     pub fn backward<T: Real>(&self, params: &[T], workspace: &mut Workspace<T>, d_output: &[T], grad: &mut [T]) {
+        self.take_back(params, workspace, d_output, grad, None);
+    }
+
+    /// The same with large products shared among the run's workers; the numbers are the same for any number of them.
+    pub fn backward_on<T: Real>(
+        &self,
+        params: &[T],
+        workspace: &mut Workspace<T>,
+        d_output: &[T],
+        grad: &mut [T],
+        workers: &Workers,
+    ) {
+        self.take_back(params, workspace, d_output, grad, Some(workers));
+    }
+
+    fn take_back<T: Real>(
+        &self,
+        params: &[T],
+        workspace: &mut Workspace<T>,
+        d_output: &[T],
+        grad: &mut [T],
+        workers: Option<&Workers>,
+    ) {
         let rows = workspace.rows;
         assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
         let [d_out, d_in] = &mut workspace.passed;
@@ -262,16 +307,30 @@ impl Mlp {
                     }
                 }
             }
-            let input = Matrix::new(&workspace.values[i], rows, layer.inputs);
-            let d_weight = &mut grad[layer.weight.clone()];
-            matmul(input.t(), Matrix::new(d, rows, layer.outputs), d_weight, self.precision_of(i));
-            let d_bias = &mut grad[layer.bias.clone()];
+            let (d, input) = (&*d, Matrix::new(&workspace.values[i], rows, layer.inputs).t());
+            let (d_weight, d_bias) = grad[layer.weight.start..layer.bias.end].split_at_mut(layer.weight.len());
+            let d_out_rows = Matrix::new(d, rows, layer.outputs);
+            match workers {
+                // To the weights and to the input side by side; the first layer's input wants nothing.
+                Some(workers) if i > 0 && worth_sharing(rows, layer.inputs, layer.outputs) => {
+                    workers.join(
+                        || matmul(input, d_out_rows, d_weight, self.precision_of(i)),
+                        || self.to_layer_input(i, params, d, d_in),
+                    );
+                }
+                Some(workers) if i == 0 => matmul_on(input, d_out_rows, d_weight, self.precision_of(i), workers),
+                _ => {
+                    matmul(input, d_out_rows, d_weight, self.precision_of(i));
+                    if i > 0 {
+                        self.to_layer_input(i, params, d, d_in);
+                    }
+                }
+            }
             d_bias.fill(T::zero());
             for row in d.chunks_exact(layer.outputs) {
                 d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
             }
             if i > 0 {
-                self.to_layer_input(i, params, d, d_in);
                 std::mem::swap(d_out, d_in);
             }
         }
@@ -538,7 +597,7 @@ mod tests {
 
     #[test]
     fn rows_that_join_others_give_what_all_give_at_once() {
-        let mut rng = NumpyRng::new(4);
+        let (mut rng, workers) = (NumpyRng::new(4), Workers::new(1).expect("one"));
         for mlp in [Mlp::new(&[5, 9, 3], Activation::Tanh), Mlp::normalized(&[5, 9, 9, 3], Activation::Silu)] {
             let params: Vec<f64> = mlp.init(Init::Uniform, &mut rng);
             let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
@@ -546,7 +605,7 @@ mod tests {
             let [(at_once, grad), (in_parts, same)] = [[0, 7].as_slice(), &[0, 2, 3, 7]].map(|ends| {
                 let (mut workspace, mut grad) = (mlp.workspace(7), vec![0.0; mlp.num_params()]);
                 for part in ends.windows(2) {
-                    mlp.forward_more(&params, &input[part[0] * 5..part[1] * 5], &mut workspace);
+                    mlp.forward_more(&params, &input[part[0] * 5..part[1] * 5], &mut workspace, &workers);
                 }
                 mlp.backward(&params, &mut workspace, &d_output, &mut grad);
                 (mlp.output(&workspace).to_vec(), grad)

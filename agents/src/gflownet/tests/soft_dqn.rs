@@ -14,12 +14,13 @@ fn bench(world: Arc<dyn World>, hidden: &[usize]) -> Bench {
 
 /// Another pass for the target network.
 fn target_pass(bench: &Bench) -> Pass<f64> {
-    Pass::new(bench.sampler.world.clone(), bench.sampler.pass.nets().clone(), bench.sampler.pass.capacity())
+    let pass = &bench.sampler.pass;
+    Pass::new(bench.sampler.world.clone(), pass.nets().clone(), pass.capacity(), one_thread())
 }
 
 /// 64 transitions of the batch that the sampler holds.
 fn minibatch(bench: &mut Bench, priority: f64) -> Minibatch {
-    bench.sampler.finish(&bench.params, &bench.workers).expect("finite rewards");
+    bench.sampler.finish(&bench.params).expect("finite rewards");
     let mut replay = Transitions::new(bench.sampler.world.clone(), 1000, priority);
     replay.take(&bench.sampler);
     let mut batch = Minibatch::new(bench.sampler.world.as_ref(), 64);
