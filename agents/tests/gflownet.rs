@@ -213,7 +213,8 @@ fn the_number_of_threads_changes_no_bit() {
     let config = SoftDqnConfig { hidden_sizes: hidden_sizes.clone(), munchausen_alpha: 0.15, ..small_soft_dqn() };
     let soft_dqn =
         |setup: &Setup| -> Box<dyn Learner> { Box::new(SoftDqn::new(config.clone(), setup).expect("it suits")) };
-    let makes: [&dyn Fn(&Setup) -> Box<dyn Learner>; 3] = [&gflownet(TB, true), &gflownet(FL_DB, false), &soft_dqn];
+    type Make<'a> = &'a dyn Fn(&Setup) -> Box<dyn Learner>;
+    let makes: [Make; 3] = [&gflownet(TB, true), &gflownet(FL_DB, false), &soft_dqn];
     for make in makes {
         let [one, two, three] = [1, 2, 3].map(|threads| {
             let mut learner = make(&Setup { threads, ..setup("set", "") });
