@@ -1,16 +1,21 @@
 //! The matrix product of the processor at hand, in plain loops that the compiler turns into its widest multiply-adds.
 //!
-//! The right factor is copied into panels of [`WIDTH`] columns that stay in the nearest cache, and blocks of up to six rows of
-//! the result stay in registers while the inner dimension runs by (Goto & van de Geijn 2008). No memory is asked for once
-//! the calling thread's scratch has grown to size.
+//! The right factor is copied into panels, two vectors wide, that stay in the nearest cache, and blocks of up to six rows of the
+//! result stay in registers while the inner dimension runs by (Goto & van de Geijn 2008). What is left of the columns, and
+//! fits, goes into a panel of one vector. No memory is asked for once the calling thread's scratch has grown to size.
 
 use super::Real;
 use super::linalg::Matrix;
 
-/// Columns of a panel: two vectors of eight `f32`.
-const WIDTH: usize = 16;
+/// Numbers of a vector, for `f32`.
+const VECTOR: usize = if cfg!(target_feature = "avx512f") { 16 } else { 8 };
 
-/// Length of the inner dimension that a panel holds: 16 KiB of `f32`, half of the nearest cache.
+/// Columns of a panel, and of a narrow one.
+const WIDE: usize = 2 * VECTOR;
+const NARROW: usize = VECTOR;
+
+/// Length of the inner dimension that a panel holds: of `f32` 16 KiB, half of the nearest cache, or with the longer vectors
+/// 32 of 48.
 const DEPTH: usize = 256;
 
 /// Up to this many rows a panel is read where it is stored: copying it would cost as much as the product.
@@ -36,13 +41,13 @@ pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: 
     }
     let packs = a.is_transposed() && a.leading() >= LONG_ROW && rows > FEW_ROWS && cols >= MANY_COLUMNS;
     T::with_scratch(|scratch| {
-        let wanted = DEPTH.min(inner) * (WIDTH + if packs { rows } else { 0 });
+        let wanted = DEPTH.min(inner) * (WIDE + if packs { rows } else { 0 });
         if scratch.len() < wanted {
             scratch.resize(wanted, T::zero());
         }
         for start in (0..inner).step_by(DEPTH) {
             let depth = DEPTH.min(inner - start);
-            let (panel, blocks) = scratch.split_at_mut(depth * WIDTH);
+            let (panel, blocks) = scratch.split_at_mut(depth * WIDE);
             let left = if packs {
                 pack_left(a, start, depth, blocks);
                 Left::Packed(&blocks[..depth * rows], depth)
@@ -51,18 +56,36 @@ pub(super) fn multiply<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: 
             } else {
                 Left::Rows(&a.data()[start..], a.leading())
             };
-            for first in (0..cols).step_by(WIDTH) {
+            for first in (0..cols).step_by(WIDE) {
                 let place = Place { first, cols, add: add || start > 0 };
-                if rows <= FEW_ROWS && !b.is_transposed() && first + WIDTH <= cols {
-                    let right = Right::Stored(&b.data()[start * b.leading() + first..], b.leading(), depth);
-                    columns(left, right, rows, place, out);
+                let right = (b, start, depth);
+                if cols - first > NARROW {
+                    times_panel::<T, WIDE>(left, right, panel, rows, place, out);
                 } else {
-                    pack(b, start, depth, first, panel);
-                    columns(left, Right::Packed(panel.as_chunks::<WIDTH>().0), rows, place, out);
+                    times_panel::<T, NARROW>(left, right, panel, rows, place, out);
                 }
             }
         }
     });
+}
+
+/// The product with `W` columns of the right factor `b`, over `depth` of the inner dimension from `start` on.
+fn times_panel<T: Real, const W: usize>(
+    left: Left<T>,
+    (b, start, depth): (Matrix<T>, usize, usize),
+    panel: &mut [T],
+    rows: usize,
+    place: Place,
+    out: &mut [T],
+) {
+    if rows <= FEW_ROWS && !b.is_transposed() && place.first + W <= place.cols {
+        let stored = &b.data()[start * b.leading() + place.first..];
+        columns::<T, W>(left, Right::Stored(stored, b.leading(), depth), rows, place, out);
+    } else {
+        let panel = &mut panel[..depth * W];
+        pack::<T, W>(b, start, place.first, panel);
+        columns::<T, W>(left, Right::Packed(panel.as_chunks::<W>().0), rows, place, out);
+    }
 }
 
 /// A matrix times a column: `out = a b`, or `out += a b`.
@@ -99,12 +122,12 @@ enum Left<'a, T> {
 
 /// A panel of the right factor: copied together, or where it is stored, with the distance between its rows and their number.
 #[derive(Clone, Copy)]
-enum Right<'a, T> {
-    Packed(&'a [[T; WIDTH]]),
+enum Right<'a, T, const W: usize> {
+    Packed(&'a [[T; W]]),
     Stored(&'a [T], usize, usize),
 }
 
-impl<'a, T> Right<'a, T> {
+impl<'a, T, const W: usize> Right<'a, T, W> {
     fn depth(&self) -> usize {
         match self {
             Right::Packed(panel) => panel.len(),
@@ -114,8 +137,8 @@ impl<'a, T> Right<'a, T> {
 
     /// The rows of a stored panel.
     #[inline(always)]
-    fn stored(data: &'a [T], stride: usize, depth: usize) -> impl Iterator<Item = &'a [T; WIDTH]> {
-        data.chunks(stride).take(depth).map_while(|row| row.first_chunk::<WIDTH>())
+    fn stored(data: &'a [T], stride: usize, depth: usize) -> impl Iterator<Item = &'a [T; W]> {
+        data.chunks(stride).take(depth).map_while(|row| row.first_chunk::<W>())
     }
 }
 
@@ -127,8 +150,8 @@ struct Place {
     add: bool,
 }
 
-/// Copies the columns of `a`, which are stored as rows, from `start` on into `blocks` of [`BLOCK`] rows, each `[depth, BLOCK]`; the last has what rows are
-/// left.
+/// Copies the columns of `a`, which are stored as rows, from `start` on into `blocks` of [`BLOCK`] rows, each `[depth, BLOCK]`;
+/// the last has what rows are left.
 fn pack_left<T: Real>(a: Matrix<T>, start: usize, depth: usize, blocks: &mut [T]) {
     for (first, block) in (0..a.rows()).step_by(BLOCK).zip(blocks.chunks_mut(depth * BLOCK)) {
         let rows = BLOCK.min(a.rows() - first);
@@ -142,22 +165,22 @@ fn pack_left<T: Real>(a: Matrix<T>, start: usize, depth: usize, blocks: &mut [T]
     }
 }
 
-/// Copies `WIDTH` columns of `b` from `first` on into `panel`, `[depth, WIDTH]`; columns beyond the last are 0.
-fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: &mut [T]) {
-    let width = WIDTH.min(b.cols() - first);
-    if width < WIDTH {
+/// Copies `W` columns of `b` from `first` on into `panel`, `[depth, W]`; columns beyond the last are 0.
+fn pack<T: Real, const W: usize>(b: Matrix<T>, start: usize, first: usize, panel: &mut [T]) {
+    let (width, depth) = (W.min(b.cols() - first), panel.len() / W);
+    if width < W {
         panel.fill(T::zero());
     }
     if b.is_transposed() {
         for j in 0..width {
             let column = &b.data()[(first + j) * b.leading() + start..][..depth];
-            panel.chunks_exact_mut(WIDTH).zip(column).for_each(|(row, &x)| row[j] = x);
+            panel.chunks_exact_mut(W).zip(column).for_each(|(row, &x)| row[j] = x);
         }
     } else {
-        for (row, k) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().zip(start..start + depth) {
+        for (row, k) in panel.as_chunks_mut::<W>().0.iter_mut().zip(start..start + depth) {
             let from = &b.data()[k * b.leading() + first..];
             // Whole rows have a length that the compiler knows: two loads, not a call.
-            match from.first_chunk::<WIDTH>().filter(|_| width == WIDTH) {
+            match from.first_chunk::<W>().filter(|_| width == W) {
                 Some(whole) => *row = *whole,
                 None => row[..width].copy_from_slice(&from[..width]),
             }
@@ -166,27 +189,33 @@ fn pack<T: Real>(b: Matrix<T>, start: usize, depth: usize, first: usize, panel: 
 }
 
 /// The product with a panel, in blocks of rows.
-fn columns<T: Real>(left: Left<T>, right: Right<T>, rows: usize, place: Place, out: &mut [T]) {
+fn columns<T: Real, const W: usize>(left: Left<T>, right: Right<T, W>, rows: usize, place: Place, out: &mut [T]) {
     let mut row = 0;
     while row < rows {
         row += match rows - row {
-            BLOCK.. => block::<T, BLOCK>(left, right, row, place, out),
-            4.. => block::<T, 4>(left, right, row, place, out),
-            2.. => block::<T, 2>(left, right, row, place, out),
-            _ => block::<T, 1>(left, right, row, place, out),
+            BLOCK.. => block::<T, W, BLOCK>(left, right, row, place, out),
+            4.. => block::<T, W, 4>(left, right, row, place, out),
+            2.. => block::<T, W, 2>(left, right, row, place, out),
+            _ => block::<T, W, 1>(left, right, row, place, out),
         };
     }
 }
 
 /// `R` rows from `row` on; returns `R`.
-fn block<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, place: Place, out: &mut [T]) -> usize {
+fn block<T: Real, const W: usize, const R: usize>(
+    left: Left<T>,
+    right: Right<T, W>,
+    row: usize,
+    place: Place,
+    out: &mut [T],
+) -> usize {
     let mut lines = out[row * place.cols..].chunks_mut(place.cols).map(|line| &mut line[place.first..]);
-    if place.cols - place.first >= WIDTH {
-        let whole = |_| lines.next().and_then(|line| line.first_chunk_mut::<WIDTH>()).expect("a panel's width");
-        sums::<T, R>(left, right, row, std::array::from_fn(whole), place.add);
+    if place.cols - place.first >= W {
+        let whole = |_| lines.next().and_then(|line| line.first_chunk_mut::<W>()).expect("a panel's width");
+        sums::<T, W, R>(left, right, row, std::array::from_fn(whole), place.add);
     } else {
-        let mut spare = [[T::zero(); WIDTH]; R];
-        sums::<T, R>(left, right, row, spare.each_mut(), false);
+        let mut spare = [[T::zero(); W]; R];
+        sums::<T, W, R>(left, right, row, spare.each_mut(), false);
         for (line, sums) in lines.zip(&spare) {
             line.iter_mut().zip(sums).for_each(|(y, &x)| *y = if place.add { *y + x } else { x });
         }
@@ -196,7 +225,13 @@ fn block<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, pl
 
 /// The rows of `out` are those of the left factor from `row` on.
 #[inline(always)]
-fn sums<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, out: [&mut [T; WIDTH]; R], add: bool) {
+fn sums<T: Real, const W: usize, const R: usize>(
+    left: Left<T>,
+    right: Right<T, W>,
+    row: usize,
+    out: [&mut [T; W]; R],
+    add: bool,
+) {
     let rows = |data, stride| -> [&[T]; R] {
         let data: &[T] = data;
         std::array::from_fn(|i| &data[(row + i) * stride..][..right.depth()])
@@ -210,7 +245,7 @@ fn sums<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, out
             sums_of_columns(&data[row..], stride, panel.iter(), out, add);
         }
         (Left::Columns(data, stride), Right::Stored(panel, apart, depth)) => {
-            sums_of_columns(&data[row..], stride, Right::stored(panel, apart, depth), out, add);
+            sums_of_columns(&data[row..], stride, Right::<T, W>::stored(panel, apart, depth), out, add);
         }
         (Left::Packed(data, depth), Right::Packed(panel)) => {
             let block = data.chunks(depth * BLOCK).nth(row / BLOCK).unwrap_or_default();
@@ -222,7 +257,7 @@ fn sums<T: Real, const R: usize>(left: Left<T>, right: Right<T>, row: usize, out
 
 /// Writes `sums` to `out`, or adds them.
 #[inline(always)]
-fn put<T: Real, const R: usize>(sums: [[T; WIDTH]; R], out: [&mut [T; WIDTH]; R], add: bool) {
+fn put<T: Real, const W: usize, const R: usize>(sums: [[T; W]; R], out: [&mut [T; W]; R], add: bool) {
     for (out, sums) in out.into_iter().zip(sums) {
         if add {
             out.iter_mut().zip(sums).for_each(|(y, x)| *y += x);
@@ -237,13 +272,18 @@ fn put<T: Real, const R: usize>(sums: [[T; WIDTH]; R], out: [&mut [T; WIDTH]; R]
 
 /// `R` rows, each of the panel's length, times the panel.
 #[inline(never)]
-fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]], out: [&mut [T; WIDTH]; R], add: bool) {
+fn sums_of_rows<T: Real, const W: usize, const R: usize>(
+    rows: [&[T]; R],
+    panel: &[[T; W]],
+    out: [&mut [T; W]; R],
+    add: bool,
+) {
     let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..panel.len()]);
-    let mut sums = [[T::zero(); WIDTH]; R];
+    let mut sums = [[T::zero(); W]; R];
     for (k, right) in panel.iter().enumerate() {
         for i in 0..R {
             let left = rows[i][k];
-            for j in 0..WIDTH {
+            for j in 0..W {
                 sums[i][j] = multiply_add(left, right[j], sums[i][j]);
             }
         }
@@ -253,20 +293,20 @@ fn sums_of_rows<T: Real, const R: usize>(rows: [&[T]; R], panel: &[[T; WIDTH]], 
 
 /// The same with a panel whose rows are `apart` numbers from one another.
 #[inline(never)]
-fn sums_of_rows_stored<T: Real, const R: usize>(
+fn sums_of_rows_stored<T: Real, const W: usize, const R: usize>(
     rows: [&[T]; R],
     panel: &[T],
     apart: usize,
     depth: usize,
-    out: [&mut [T; WIDTH]; R],
+    out: [&mut [T; W]; R],
     add: bool,
 ) {
     let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..depth]);
-    let mut sums = [[T::zero(); WIDTH]; R];
-    for (right, k) in Right::stored(panel, apart, depth).zip(0..depth) {
+    let mut sums = [[T::zero(); W]; R];
+    for (right, k) in Right::<T, W>::stored(panel, apart, depth).zip(0..depth) {
         for i in 0..R {
             let left = rows[i][k];
-            for j in 0..WIDTH {
+            for j in 0..W {
                 sums[i][j] = multiply_add(left, right[j], sums[i][j]);
             }
         }
@@ -276,18 +316,18 @@ fn sums_of_rows_stored<T: Real, const R: usize>(
 
 /// `R` rows that lie side by side, `stride` numbers from one column to the next, times the panel.
 #[inline(never)]
-fn sums_of_columns<'a, T: Real, const R: usize, P: Iterator<Item = &'a [T; WIDTH]>>(
+fn sums_of_columns<'a, T: Real, const W: usize, const R: usize, P: Iterator<Item = &'a [T; W]>>(
     columns: &[T],
     stride: usize,
     panel: P,
-    out: [&mut [T; WIDTH]; R],
+    out: [&mut [T; W]; R],
     add: bool,
 ) {
-    let mut sums = [[T::zero(); WIDTH]; R];
+    let mut sums = [[T::zero(); W]; R];
     for (column, right) in columns.chunks(stride).zip(panel) {
         let Some(column) = column.first_chunk::<R>() else { break };
         for i in 0..R {
-            for j in 0..WIDTH {
+            for j in 0..W {
                 sums[i][j] = multiply_add(column[i], right[j], sums[i][j]);
             }
         }
