@@ -163,7 +163,7 @@ fn processor() -> String {
     let field =
         |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.split_once(": ").map(|(_, value)| value));
     let flags: Vec<&str> = field("flags").unwrap_or_default().split(' ').collect();
-    let known = [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX bf16")];
+    let known = [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "AVX-512 bf16"), ("amx_bf16", "AMX bf16")];
     let has: Vec<&str> = known.iter().filter(|(flag, _)| flags.contains(flag)).map(|(_, name)| *name).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{}, {cores} cores, {}", field("model name").unwrap_or("unknown"), has.join(", "))

@@ -5,6 +5,7 @@
 //! point of parameter space. Forward and backward run over a [`Workspace`] that is allocated once.
 
 mod activation;
+mod bf16;
 mod halves;
 mod kernel;
 mod layer_norm;

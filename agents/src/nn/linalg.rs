@@ -1,13 +1,13 @@
 //! Matrix products on row-major slices, on the calling thread.
 //!
-//! Two can do them: our own [`kernel`], and MKL inside libtorch, which has to be opened first. Which one does is a matter of
-//! the processor and the product's size alone, so that a run gives the same numbers every time on the same machine.
+//! Two can do them: our own [`kernel`], in bf16 [`bf16`], and MKL inside libtorch, which has to be opened first. Which one does
+//! is a matter of the processor and the product's size alone, so that a run gives the same numbers every time on the same machine.
 
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Real, kernel, mkl};
+use super::{Real, bf16, kernel, mkl};
 use crate::workers::Workers;
 
 /// A row-major matrix, or the transpose of one.
@@ -84,13 +84,10 @@ impl Precision {
     pub fn available(self) -> (Precision, Option<&'static str>) {
         let why = match self {
             Precision::F32 => None,
-            Precision::Bf16 if !multiplies_bf16() => {
-                Some("this processor has no bf16 products (AVX512_BF16 or AMX), so the networks compute in f32")
-            }
-            Precision::Bf16 if !mkl::library().is_some_and(|mkl| mkl.has_bf16()) => {
-                Some("MKL's bf16 product was not found in libtorch, so the networks compute in f32")
-            }
-            Precision::Bf16 => None,
+            Precision::Bf16 if bf16::IS_FAST || mkl_for_bf16().is_some() => None,
+            Precision::Bf16 => Some(
+                "this processor has no bf16 products (AVX512_BF16 or AMX), or the program was not built for it, so the networks compute in f32",
+            ),
         };
         (if why.is_some() { Precision::F32 } else { self }, why)
     }
@@ -127,7 +124,7 @@ pub(super) fn matmul_add<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], pre
 }
 
 fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool, precision: Precision) {
-    if precision == Precision::Bf16 && mkl::library().is_some_and(|mkl| mkl.multiply_bf16(a, b, out, add)) {
+    if precision == Precision::Bf16 && product_of_bf16(a, b, out, add) {
         return;
     }
     let wanted = a.rows * a.cols * b.cols >= smallest_for_mkl();
@@ -162,14 +159,30 @@ fn is_intel_with_avx512() -> bool {
     false
 }
 
+/// The product with factors rounded to bf16; false where `T` is not f32.
+fn product_of_bf16<T: Real>(a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) -> bool {
+    let (Some(a), Some(b), Some(out)) = (mkl::same(a), mkl::same(b), mkl::same_mut(out)) else { return false };
+    if !mkl_for_bf16().is_some_and(|mkl| mkl.multiply_bf16(a, b, out, add)) {
+        bf16::multiply(a, b, out, add);
+    }
+    true
+}
+
+/// MKL, on Intel's processors with bf16 products: it knows their AMX, and is slow on others'.
+fn mkl_for_bf16() -> Option<&'static mkl::Mkl> {
+    static FITS: OnceLock<bool> = OnceLock::new();
+    let fits = *FITS.get_or_init(|| is_intel_with_avx512() && has_bf16());
+    if fits { mkl::library().filter(|mkl| mkl.has_bf16()) } else { None }
+}
+
 /// Every processor with AMX has these instructions too.
 #[cfg(target_arch = "x86_64")]
-fn multiplies_bf16() -> bool {
+fn has_bf16() -> bool {
     is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn multiplies_bf16() -> bool {
+fn has_bf16() -> bool {
     false
 }
 
@@ -215,9 +228,9 @@ mod tests {
         let mkl = mkl::library().expect("libtorch is linked to the tests");
         by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
         by_hand::<f64>(&|a, b, out, add| assert!(mkl.multiply(a, b, out, add)));
-        // Whole numbers up to 256 are exact in bf16; MKL computes it on any processor, slowly on most.
+        // Whole numbers up to 256 are exact in bf16; both compute it on any processor, slowly on most.
         by_hand::<f32>(&|a, b, out, add| assert!(mkl.multiply_bf16(a, b, out, add)));
-        assert!(!mkl.multiply_bf16(Matrix::new(&[1.0f64], 1, 1), Matrix::new(&[1.0], 1, 1), &mut [0.0], false));
+        by_hand::<f32>(&bf16::multiply);
     }
 
     #[test]
@@ -261,15 +274,21 @@ mod tests {
                 (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n)),
                 (Matrix::new(&a, m, k), Matrix::new(&b, n, k).t()),
             ] {
-                let [mut own, mut other, mut rounded] = [vec![0.0; m * n], vec![0.0; m * n], vec![0.0; m * n]];
+                let [mut own, mut other, mut rounded, mut bf16s] = std::array::from_fn(|_| vec![0.0; m * n]);
                 kernel::multiply(a, b, &mut own, false);
                 assert!(mkl.multiply(a, b, &mut other, false));
                 assert!(mkl.multiply_bf16(a, b, &mut rounded, false));
-                let apart = |other: &[f32]| own.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(apart(&other) < 1e-4, "{m} {k} {n}: {}", apart(&other));
+                bf16::multiply(a, b, &mut bf16s, false);
+                let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(apart(&own, &other) < 1e-4, "{m} {k} {n}: {}", apart(&own, &other));
+                assert!(apart(&bf16s, &rounded) < 1e-4, "{m} {k} {n}: {}", apart(&bf16s, &rounded));
                 // Each factor is off by up to 2⁻⁹ of itself, so a sum of k products by about 2⁻⁹ √(2k) as a rule.
                 let rule = (2.0 * k as f32).sqrt() / 512.0;
-                assert!((0.1 * rule..6.0 * rule).contains(&apart(&rounded)), "{m} {k} {n}: {}", apart(&rounded));
+                assert!(
+                    (0.1 * rule..6.0 * rule).contains(&apart(&own, &bf16s)),
+                    "{m} {k} {n}: {}",
+                    apart(&own, &bf16s)
+                );
             }
         }
     }
@@ -278,8 +297,8 @@ mod tests {
     fn bf16_is_used_where_the_processor_has_it_and_else_a_sentence_says_why_not() {
         assert_eq!(Precision::F32.available(), (Precision::F32, None));
         match Precision::Bf16.available() {
-            (Precision::Bf16, why) => assert!(multiplies_bf16() && why.is_none()),
-            (Precision::F32, why) => assert!(!multiplies_bf16() && why.is_some_and(|why| why.contains("f32"))),
+            (Precision::Bf16, why) => assert!(has_bf16() && why.is_none()),
+            (Precision::F32, why) => assert!(!bf16::IS_FAST && why.is_some_and(|why| why.contains("f32"))),
         }
     }
 }

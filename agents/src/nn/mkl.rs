@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-use super::Real;
 use super::linalg::Matrix;
+use super::{Real, bf16};
 
 /// BLAS's `?gemm`, which reads and writes matrices column by column.
 type Gemm<T> = unsafe extern "C" fn(
@@ -104,20 +104,19 @@ impl Mkl {
         true
     }
 
-    /// The same with both operands rounded to bf16 and sums in f32; false where that is not to be had.
-    pub(super) fn multiply_bf16<T: Real>(&self, a: Matrix<T>, b: Matrix<T>, out: &mut [T], add: bool) -> bool {
-        let (Some(function), Some(a), Some(b), Some(out)) = (self.bf16, same::<T, f32>(a), same(b), same_mut(out))
-        else {
-            return false;
-        };
+    /// The same with both factors rounded to bf16 and sums in f32; false where this MKL has no such product.
+    pub(super) fn multiply_bf16(&self, a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: bool) -> bool {
+        let Some(function) = self.bf16 else { return false };
         thread_local! {
             static ROUNDED: RefCell<[Vec<u16>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
         }
         self.keep_to_this_thread();
         let (m, n, k) = check(a, b, out);
         ROUNDED.with_borrow_mut(|[a16, b16]| {
-            round(a, a16);
-            round(b, b16);
+            for (from, to) in [(a, &mut *a16), (b, b16)] {
+                to.clear();
+                to.extend(from.data()[..from.rows() * from.cols()].iter().map(|&x| (bf16::round(x) >> 16) as u16));
+            }
             let trans = |m: Matrix<f32>| if m.is_transposed() { TRANSPOSE } else { NO_TRANSPOSE };
             let (lda, ldb, beta) = (a.leading() as c_int, b.leading() as c_int, if add { 1.0 } else { 0.0 });
             let (a16, b16, c) = (a16.as_ptr(), b16.as_ptr(), out.as_mut_ptr());
@@ -158,38 +157,15 @@ fn check<T>(a: Matrix<T>, b: Matrix<T>, out: &[T]) -> (c_int, c_int, c_int) {
     (m as c_int, n as c_int, k as c_int)
 }
 
-/// Rounds to the nearest bf16, ties to even; what is no number stays none.
-fn round(from: Matrix<f32>, to: &mut Vec<u16>) {
-    to.clear();
-    to.extend(from.data()[..from.rows() * from.cols()].iter().map(|x| {
-        let bits = x.to_bits();
-        if x.is_nan() { 0x7fc0 } else { ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16 }
-    }));
-}
-
 /// The matrix, if `T` and `U` are one type.
-fn same<T: 'static, U: 'static>(matrix: Matrix<'_, T>) -> Option<Matrix<'_, U>> {
+pub(super) fn same<T: 'static, U: 'static>(matrix: Matrix<'_, T>) -> Option<Matrix<'_, U>> {
     // SAFETY: the types are the same.
     (TypeId::of::<T>() == TypeId::of::<U>()).then(|| unsafe { std::mem::transmute_copy(&matrix) })
 }
 
 /// The slice, if `T` and `U` are one type.
-fn same_mut<T: 'static, U: 'static>(slice: &mut [T]) -> Option<&mut [U]> {
+pub(super) fn same_mut<T: 'static, U: 'static>(slice: &mut [T]) -> Option<&mut [U]> {
     // SAFETY: the types are the same, and the one given is not used again.
     (TypeId::of::<T>() == TypeId::of::<U>())
         .then(|| unsafe { std::slice::from_raw_parts_mut(slice.as_mut_ptr().cast(), slice.len()) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_to_bf16_by_hand() {
-        // bf16 has 8 significant bits: 1 + 2⁻⁸ lies halfway between 1 and 1 + 2⁻⁷ and goes to the even one.
-        let x = [1.0, 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8), -3.0, f32::INFINITY, f32::NAN];
-        let mut rounded = Vec::new();
-        round(Matrix::new(&x, 2, 3), &mut rounded);
-        assert_eq!(rounded, [0x3f80, 0x3f80, 0x3f82, 0xc040, 0x7f80, 0x7fc0]);
-    }
 }

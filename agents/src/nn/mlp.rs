@@ -621,7 +621,7 @@ mod tests {
         let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
         for (widths, rounded) in [(vec![30, 4], false), (vec![30, 32, 32, 4], true)] {
             let single = Mlp::new(&widths, Activation::Tanh);
-            // As `with_precision` makes it where the processor has bf16; MKL computes it anywhere, slowly on most.
+            // As `with_precision` makes it where the processor has bf16; it is computed anywhere, slowly on most.
             let half = Mlp { precision: Precision::Bf16, ..single.clone() };
             let params: Vec<f32> = draw(single.num_params()).iter().map(|w| 0.2 * w).collect();
             let (input, d_output, direction) = (draw(50 * 30), draw(50 * 4), draw(params.len()));
