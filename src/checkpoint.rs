@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agents::learner::{Array, Criterion, Progress, Snapshot};
 use crate::agents::rows::Rows;
+use crate::agents::storage::Storage;
 use crate::error::bad_input;
 
 /// The layout of manifests; a reader refuses any other.
@@ -326,9 +327,9 @@ fn write_segment(run: &Path, name: &str, rows: &Rows, range: Range<u64>) -> Resu
 
 /// Reads and verifies the segments of a checkpoint.
 fn read_rows(run: &Path, stored: &StoredRows) -> Result<Rows> {
-    let mut rows = Rows::filled(stored.width, stored.capacity, stored.added);
-    let held = rows.held();
-    let mut next = held.start;
+    let held = stored.added.saturating_sub(stored.capacity as u64)..stored.added;
+    let rows = Rows::new(stored.width, stored.capacity).kept(Storage::Auto);
+    let (mut rows, mut next) = (rows.starting_with(held.start), held.start);
     for segment in &stored.segments {
         let path = run.join("buffer").join(&segment.file);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -338,11 +339,10 @@ fn read_rows(run: &Path, stored: &StoredRows) -> Result<Rows> {
             "{} does not have the length and hash of its manifest: it was altered",
             path.display()
         );
-        let mut row = vec![0.0; stored.width];
         for (n, bytes) in (segment.first..segment.end).zip(bytes.chunks_exact(4 * stored.width)) {
             if n == next {
-                row.iter_mut().zip(bytes.as_chunks().0).for_each(|(x, bytes)| *x = f32::from_le_bytes(*bytes));
-                rows.fill(n, &row);
+                let row = rows.push()?.iter_mut();
+                row.zip(bytes.as_chunks().0).for_each(|(x, bytes)| *x = f32::from_le_bytes(*bytes));
                 next += 1;
             }
         }
@@ -493,7 +493,7 @@ mod tests {
     /// A checkpoint at `added` with a buffer of 40,000 rows of `[n, −n]`, of which `added` have come.
     fn write_buffer(run: &Path, added: u64) -> Vec<String> {
         let mut rows = Rows::new(2, 40_000);
-        (0..added).for_each(|n| rows.push().copy_from_slice(&[n as f32, -(n as f32)]));
+        (0..added).for_each(|n| rows.push().expect("room").copy_from_slice(&[n as f32, -(n as f32)]));
         let mut snapshot = snapshot(1.0);
         snapshot.rows.insert("replay".into(), rows);
         let manifest =

@@ -20,7 +20,7 @@ use crate::agents::dataset::DatasetConfig;
 use crate::agents::learner::{Criterion, Progress};
 use crate::error::bad_input;
 use crate::run_dir::{self, Series, natural};
-use crate::run_file::{RunFile, flat};
+use crate::run_file::{RunFile, flat, is_storage};
 use crate::stats::{self, RESAMPLES};
 use crate::terminal::{note, print};
 use crate::{BadInput, Bregman, metrics};
@@ -431,7 +431,8 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
 
 /// What may differ within a group: the seed, and what changes no result.
 fn is_free(key: &str) -> bool {
-    ["seed", "threads", "label", "dataset.storage"].contains(&key)
+    ["seed", "threads", "label"].contains(&key)
+        || is_storage(key)
         || ["observe.", "checkpoint."].iter().any(|table| key.starts_with(table))
 }
 

@@ -308,8 +308,8 @@ impl RunFile {
     pub fn check_resumes(&self, before: &RunFile) -> Result<()> {
         let (old, new) = (flat(&Table::try_from(before)?), flat(&Table::try_from(self)?));
         // Whether a dataset elsewhere is the same, its rows will say.
-        let free = ["budget.", "eval.", "observe.", "label", "dataset.path", "dataset.storage"];
-        let fixed = |key: &str| !free.iter().any(|free| key.starts_with(free));
+        let free = ["budget.", "eval.", "observe.", "label", "dataset.path"];
+        let fixed = |key: &str| !free.iter().any(|free| key.starts_with(free)) && !is_storage(key);
         for key in old.keys().chain(new.keys()).filter(|key| fixed(key)) {
             if old.get(key) != new.get(key) {
                 let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
@@ -322,6 +322,11 @@ impl RunFile {
         }
         Ok(())
     }
+}
+
+/// Whether a key says where rows are kept, which changes no result.
+pub(crate) fn is_storage(key: &str) -> bool {
+    key == "dataset.storage" || key.ends_with(".buffer_storage")
 }
 
 /// The table with the dataset's own environment where it names none.

@@ -18,6 +18,11 @@ fn reproducible(run: &Path) -> Vec<Vec<u8>> {
     names.iter().map(|name| std::fs::read(name).expect("it is there")).collect()
 }
 
+/// The learner's parameters alone: runs that end earlier evaluate there too.
+fn learned(run: &Path) -> Option<Vec<u8>> {
+    reproducible(run).pop()
+}
+
 #[test]
 fn a_run_killed_at_ten_random_moments_ends_with_the_same_bytes() {
     let place = folder("kill");
@@ -67,6 +72,23 @@ fn the_number_of_threads_changes_no_byte() {
     }
     assert!(reproducible(&place.join("t1")) == reproducible(&place.join("t2")));
     assert!(reproducible(&place.join("t1")) == reproducible(&place.join("t8")));
+}
+
+#[test]
+fn a_replay_buffer_on_disk_changes_no_byte_and_can_move_when_a_run_is_resumed() {
+    let place = folder("storage");
+    write(&place, SAC);
+    assert_eq!(run(&place, "train run.toml --out memory").0, 0);
+    let (code, said) =
+        run(&place, "train run.toml --out disk --set agent.sac.buffer_storage=disk --set budget.env_steps=5000");
+    assert_eq!(code, 0, "{said}");
+    for (steps, storage) in [(5400, "memory"), (6000, "disk")] {
+        let resume =
+            format!("train --resume disk --set agent.sac.buffer_storage={storage} --set budget.env_steps={steps}");
+        let (code, said) = run(&place, &resume);
+        assert_eq!(code, 0, "{said}");
+    }
+    assert!(learned(&place.join("memory")) == learned(&place.join("disk")));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::d4rl::{D4rl, D4rlWriter};
 pub use self::minari::{Minari, MinariInfo, MinariWriter, minari_root};
 use self::store::Store;
+use crate::storage::Storage;
 
 /// Rows read at a time.
 const BLOCK: usize = 1 << 15;
@@ -86,19 +87,6 @@ pub enum Conversion {
     D4rl,
     /// The same with `terminate_on_end=True`: rows with a timeout stay, and are not terminal either.
     D4rlTerminateOnEnd,
-}
-
-/// Where a dataset's rows are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Storage {
-    /// In memory if they take at most half of what is free, else on disk.
-    #[default]
-    Auto,
-    /// In memory.
-    Memory,
-    /// In a file without a name beside the dataset, or among temporary files, which is gone when the run ends.
-    Disk,
 }
 
 /// The layout of a file.

@@ -394,6 +394,9 @@ pub enum LearnError {
         /// Environment steps taken.
         env_steps: u64,
     },
+    /// Rows that are kept on disk could not be written.
+    #[error("{0}")]
+    Storage(String),
     /// A snapshot does not belong to this learner.
     #[error("the saved state does not fit: {0}")]
     Snapshot(String),

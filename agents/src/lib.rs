@@ -47,6 +47,7 @@ pub mod scores;
 pub mod soft;
 pub mod squashed;
 pub mod sso;
+pub mod storage;
 pub mod storm_pg;
 pub mod td3_bc;
 pub mod trajectory_gradient;

@@ -19,6 +19,7 @@ use crate::policy::PolicyChain;
 use crate::replay::{ReplayBatch, ReplayBuffer, Returns};
 use crate::rollout::{Act, Runner};
 use crate::squashed::{Even, LogStd, LogStdBound, SquashedActor};
+use crate::storage::Storage;
 use crate::workers::Workers;
 
 /// Settings of every off-policy agent; defaults after Haarnoja et al. 2018, Table 1, and RL-Zoo, which agree.
@@ -35,6 +36,8 @@ pub struct OffPolicyConfig {
     pub train_freq: usize,
     /// Transitions that the replay buffer holds.
     pub buffer_size: usize,
+    /// Where they are kept: `memory`, `disk`, or `auto`, on disk if all of them would take more than half of the free memory.
+    pub buffer_storage: Storage,
     /// Transitions per gradient step.
     pub batch_size: usize,
     /// Rewards that a target adds up before it counts on the value of a state, n.
@@ -75,6 +78,7 @@ impl Default for OffPolicyConfig {
             utd_ratio: 1.0,
             train_freq: 1,
             buffer_size: 1_000_000,
+            buffer_storage: Storage::Auto,
             batch_size: 256,
             n_step: 1,
             priority: 0.0,
@@ -220,6 +224,7 @@ impl<U: Update> OffPolicy<U> {
         let actor = SquashedActor::new(name, env.spec(), network, log_std, &mut init)?;
         let returns = Returns { gamma: config.gamma as f32, steps: config.n_step, num_envs: runner.num_envs() };
         let replay = ReplayBuffer::new(config.buffer_size, actor.obs_dim(), actor.act_dim(), returns)
+            .kept(config.buffer_storage)
             .prioritized(config.priority);
         let warnings = config.precision.available().1.map(str::to_string).into_iter().collect();
         let agent = Agent {
@@ -277,7 +282,7 @@ impl<U: Update> OffPolicy<U> {
             (true, true) => runner.step(&agent.actor, &agent.workers)?,
             (true, false) => runner.step(&Greedy(&agent.actor), &agent.workers)?,
         };
-        replay.add(&steps);
+        replay.add(&steps)?;
         agent.progress.env_steps += runner.num_envs() as u64;
         agent.progress.episodes += steps.episodes.len() as u64;
         report.episodes.append(&mut steps.episodes);
@@ -326,7 +331,7 @@ impl<U: Update> Learner for OffPolicy<U> {
             None => {
                 let mut replay = self.replay.clone();
                 while replay.len() < self.agent.config.batch_size.min(self.agent.config.buffer_size) {
-                    replay.add(&self.runner.step(&Even(&self.agent.actor), &workers)?);
+                    replay.add(&self.runner.step(&Even(&self.agent.actor), &workers)?)?;
                 }
                 let mut start = self.policy();
                 self.update.save(&mut start);

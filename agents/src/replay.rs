@@ -13,6 +13,7 @@ use crate::learner::{LearnError, Snapshot};
 use crate::priorities::Drawing;
 use crate::rollout::Steps;
 use crate::rows::Rows;
+use crate::storage::Storage;
 
 /// The last `capacity` transitions. A row is `obs`, `action`, `next_obs`, reward and ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +83,11 @@ impl ReplayBuffer {
         ReplayBuffer { drawing: Drawing::new(exponent, self.rows.capacity()), ..self }
     }
 
+    /// The same with rows kept elsewhere.
+    pub fn kept(self, storage: Storage) -> ReplayBuffer {
+        ReplayBuffer { rows: self.rows.kept(storage), ..self }
+    }
+
     /// Transitions held.
     pub fn len(&self) -> usize {
         let held = self.rows.held();
@@ -120,18 +126,19 @@ impl ReplayBuffer {
     }
 
     /// Takes in one step of every environment, the oldest rows giving way.
-    pub fn add(&mut self, steps: &Steps) {
+    pub fn add(&mut self, steps: &Steps) -> Result<(), LearnError> {
         let rows = steps.obs.chunks_exact(self.obs_dim).zip(steps.next_obs.chunks_exact(self.obs_dim));
         let actions = steps.action.chunks_exact(self.action_len);
         for (((obs, next_obs), action), outcome) in rows.zip(actions).zip(&steps.outcome) {
             let parts = [obs, action, next_obs, &[outcome.reward as f32, ends(outcome)]];
-            self.rows.push().iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
+            self.rows.push()?.iter_mut().zip(parts.into_iter().flatten()).for_each(|(x, &part)| *x = part);
             self.drawing.add(self.rows.held().end - 1);
         }
         if !self.cuts.is_empty() {
             let oldest = self.rows.held().start;
             self.cuts.retain(|&cut| cut > oldest);
         }
+        Ok(())
     }
 
     /// Says that the environments were restarted: the next rows do not follow on the last.
@@ -249,7 +256,7 @@ mod tests {
         // Far more rows than the buffer holds, over the seams of chunks.
         let mut buffer = ReplayBuffer::new(4, 1, 1, ONE_STEP);
         for last in [3, 4096, 4098, 20_000] {
-            (buffer.rows.held().end..=last).for_each(|i| buffer.add(&step(i as f32, false, false)));
+            (buffer.rows.held().end..=last).for_each(|i| buffer.add(&step(i as f32, false, false)).expect("room"));
             let mut batch = ReplayBatch::default();
             buffer.sample(8000, 0.0, &mut NumpyRng::new(3), &mut batch);
             let mut counts = [0; 4];
@@ -268,7 +275,7 @@ mod tests {
             [(false, false, 0.5), (false, true, 0.5), (true, false, 0.0), (true, true, 0.0)]
         {
             let mut buffer = ReplayBuffer::new(1, 1, 1, ONE_STEP);
-            buffer.add(&step(1.0, terminated, truncated));
+            buffer.add(&step(1.0, terminated, truncated)).expect("room");
             assert_eq!(returns(&buffer, 0), (1.0, discount, 1.5));
         }
     }
@@ -278,7 +285,7 @@ mod tests {
         // Rewards 0, 1, 2, ... and γ = 1/2: from row 1, 1 + 2/2 + 3/4 = 2.75, and the state after row 3 is worth 1/8 of itself.
         let returns_of = |ends: fn(u64) -> (bool, bool)| {
             let mut buffer = ReplayBuffer::new(10, 1, 1, Returns { steps: 3, ..ONE_STEP });
-            (0..6).for_each(|i| buffer.add(&step(i as f32, ends(i).0, ends(i).1)));
+            (0..6).for_each(|i| buffer.add(&step(i as f32, ends(i).0, ends(i).1)).expect("room"));
             buffer
         };
         let open = returns_of(|_| (false, false));
@@ -291,11 +298,11 @@ mod tests {
         assert_eq!(returns(&terminated, 1), (2.0, 0.0, 2.5));
         // Environments restarted after the fourth row: the fifth does not follow on it.
         let mut cut = ReplayBuffer::new(10, 1, 1, Returns { steps: 3, ..ONE_STEP });
-        (0..4).for_each(|i| cut.add(&step(i as f32, false, false)));
+        (0..4).for_each(|i| cut.add(&step(i as f32, false, false)).expect("room"));
         cut.cut();
-        (4..6).for_each(|i| cut.add(&step(i as f32, false, false)));
+        (4..6).for_each(|i| cut.add(&step(i as f32, false, false)).expect("room"));
         assert_eq!((returns(&cut, 2), returns(&cut, 4)), ((3.5, 0.25, 3.5), (6.5, 0.25, 5.5)));
-        (6..14).for_each(|i| cut.add(&step(i as f32, false, false)));
+        (6..14).for_each(|i| cut.add(&step(i as f32, false, false)).expect("room"));
         assert_eq!(cut.cuts, [0; 0], "the rows before it have fallen away");
     }
 
@@ -305,13 +312,15 @@ mod tests {
         for i in 0..3 {
             let [a, b] = [step(i as f32, false, false), step(10.0 + i as f32, false, false)];
             let both = |x: &[f32], y: &[f32]| [x, y].concat();
-            buffer.add(&Steps {
-                obs: both(&a.obs, &b.obs),
-                action: both(&a.action, &b.action),
-                next_obs: both(&a.next_obs, &b.next_obs),
-                outcome: [a.outcome, b.outcome].concat(),
-                episodes: vec![],
-            });
+            buffer
+                .add(&Steps {
+                    obs: both(&a.obs, &b.obs),
+                    action: both(&a.action, &b.action),
+                    next_obs: both(&a.next_obs, &b.next_obs),
+                    outcome: [a.outcome, b.outcome].concat(),
+                    episodes: vec![],
+                })
+                .expect("room");
         }
         assert_eq!((returns(&buffer, 0), returns(&buffer, 1)), ((0.5, 0.25, 1.5), (15.5, 0.25, 11.5)));
     }
@@ -321,7 +330,7 @@ mod tests {
         // Priorities 1, 2 and 4 for errors of 1, 2 and −4: probabilities p = 1/7, 2/7 and 4/7. Weights (3 p)^(−1/2) over the largest,
         // that of the first row: 1, √(1/2) and 1/2.
         let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(1.0);
-        (0..3).for_each(|i| buffer.add(&step(i as f32, false, false)));
+        (0..3).for_each(|i| buffer.add(&step(i as f32, false, false)).expect("room"));
         buffer.reprioritize(&ReplayBatch { rows: vec![0, 1, 2], ..Default::default() }, &[1.0, 2.0, -4.0]);
         let mut batch = ReplayBatch::default();
         buffer.sample(7000, 0.5, &mut NumpyRng::new(2), &mut batch);
@@ -340,9 +349,9 @@ mod tests {
     fn rows_are_told_oldest_first_with_their_environments_and_restarts() {
         // Two environments, and room for four rows: of rows 0 to 7 the last four are left, 4 and 6 of the first environment.
         let mut buffer = ReplayBuffer::new(4, 1, 1, Returns { num_envs: 2, ..ONE_STEP });
-        (0..6).for_each(|i| buffer.add(&step(i as f32, i == 5, false)));
+        (0..6).for_each(|i| buffer.add(&step(i as f32, i == 5, false)).expect("room"));
         buffer.cut();
-        (6..8).for_each(|i| buffer.add(&step(i as f32, false, i == 7)));
+        (6..8).for_each(|i| buffer.add(&step(i as f32, false, i == 7)).expect("room"));
         let told: Vec<_> = buffer
             .rows()
             .map(|(lane, row)| (lane, row.obs[0], row.next_obs[0], row.outcome.terminated, row.outcome.truncated))
@@ -361,7 +370,7 @@ mod tests {
     fn a_saved_buffer_goes_on_where_it_was() {
         for (rows, exponent) in [(2, 0.0), (3, 0.6), (5, 0.0), (5, 0.6), (4097, 0.0), (9000, 0.6)] {
             let mut buffer = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(exponent);
-            (0..rows).for_each(|i| buffer.add(&step(i as f32, i == 3, false)));
+            (0..rows).for_each(|i| buffer.add(&step(i as f32, i == 3, false)).expect("room"));
             let some = ReplayBatch { rows: vec![rows - 1, rows - 2], ..Default::default() };
             buffer.reprioritize(&some, &[7.0, -0.3]);
             let mut snapshot = Snapshot::default();
@@ -369,7 +378,7 @@ mod tests {
             let mut other = ReplayBuffer::new(3, 1, 1, ONE_STEP).prioritized(exponent);
             other.load(&snapshot).expect("its own snapshot");
             for buffer in [&mut buffer, &mut other] {
-                buffer.add(&step(9.0, false, false));
+                buffer.add(&step(9.0, false, false)).expect("room");
             }
             let sample = |buffer: &ReplayBuffer| {
                 let mut batch = ReplayBatch::default();

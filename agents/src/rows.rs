@@ -1,12 +1,21 @@
 //! Rows of numbers that are only ever added, the oldest giving way: what a replay buffer is made of.
 //!
 //! Rows lie in chunks that a copy shares until one of the two changes, so that a snapshot costs no memory, and a checkpoint can be
-//! written from it without copying. A row that was added never changes: what lies on disk already need not be written again.
+//! written from it without copying. A row that was added never changes: what lies on disk already need not be written again, and
+//! a chunk that is full can move to a file that is mapped into memory, of which the system keeps at hand what is used.
+#![allow(unsafe_code)] // mapping a file
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
+use memmap2::{Advice, Mmap};
+
 use crate::learner::{LearnError, Snapshot};
+use crate::storage::{Storage, nameless};
 
 /// Rows that are kept together.
 const CHUNK: u64 = 4096;
@@ -18,23 +27,38 @@ const CHUNK: u64 = 4096;
 pub struct Rows {
     width: usize,
     capacity: u64,
-    chunks: Vec<Arc<Vec<f32>>>,
+    on_disk: bool,
+    /// From that on with row `CHUNK * first_chunk`.
+    chunks: VecDeque<Chunk>,
+    first_chunk: u64,
+    /// Rows before it were never here.
+    first: u64,
     added: u64,
 }
 
+/// `CHUNK` rows: in memory, or in a file that nothing writes to any more.
+#[derive(Clone, Debug)]
+enum Chunk {
+    Memory(Arc<Vec<f32>>),
+    File(Arc<Mmap>),
+}
+
 impl Rows {
-    /// None yet.
+    /// None yet, to be kept in memory.
     pub fn new(width: usize, capacity: usize) -> Rows {
-        Rows::filled(width, capacity, 0)
+        assert!(width > 0 && capacity > 0, "rows and room for them");
+        let capacity = capacity as u64;
+        Rows { width, capacity, on_disk: false, chunks: VecDeque::new(), first_chunk: 0, first: 0, added: 0 }
     }
 
-    /// As after `added` rows, those that are held all 0: to be written by [`fill`](Rows::fill).
-    pub fn filled(width: usize, capacity: usize, added: u64) -> Rows {
-        assert!(width > 0 && capacity > 0, "rows and room for them");
-        let mut rows = Rows { width, capacity: capacity as u64, chunks: Vec::new(), added };
-        let chunk = || Arc::new(vec![0.0; CHUNK as usize * width]);
-        rows.chunks.resize_with(added.div_ceil(CHUNK).min(rows.num_chunks()) as usize, chunk);
-        rows
+    /// The same, kept elsewhere: on disk only the chunk that rows are added to is in memory.
+    pub fn kept(self, storage: Storage) -> Rows {
+        Rows { on_disk: storage.is_disk(4 * self.capacity * self.width as u64), ..self }
+    }
+
+    /// None yet, and the first to come is row `first`.
+    pub fn starting_with(self, first: u64) -> Rows {
+        Rows { chunks: VecDeque::new(), first_chunk: first / CHUNK, first, added: first, ..self }
     }
 
     /// Length of a row.
@@ -47,15 +71,20 @@ impl Rows {
         self.capacity as usize
     }
 
+    /// Whether full chunks lie on disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk
+    }
+
     /// Numbers of the rows that are held: the end is how many were ever added.
     pub fn held(&self) -> Range<u64> {
-        self.added - self.added.min(self.capacity)..self.added
+        self.first.max(self.added.saturating_sub(self.capacity))..self.added
     }
 
     /// Row `n`, one of those held.
     pub fn row(&self, n: u64) -> &[f32] {
         let (chunk, at) = self.place(n);
-        &self.chunks[chunk][at..at + self.width]
+        &self.chunks[chunk].numbers()[at..at + self.width]
     }
 
     /// Rows called `name` in a snapshot, in place of these, whose shape they must have.
@@ -66,24 +95,43 @@ impl Rows {
         if shape(rows) != shape(self) {
             return Err(LearnError::Snapshot(format!("`{name}` should be {} and is {}", shape(self), shape(rows))));
         }
-        *self = rows.clone();
+        *self = Rows { on_disk: self.on_disk, ..rows.clone() };
+        if self.on_disk {
+            let full = self.chunks.len().saturating_sub(1);
+            self.chunks.iter_mut().take(full).try_for_each(Chunk::move_to_disk)?;
+        }
         Ok(())
     }
 
-    /// Adds a row, to be written by the caller, in place of the oldest where all the room is taken.
-    pub fn push(&mut self) -> &mut [f32] {
+    /// Adds a row, to be written by the caller, in place of the oldest where all the room is taken. Fails where a full chunk cannot
+    /// be written to disk.
+    pub fn push(&mut self) -> Result<&mut [f32], LearnError> {
         let (chunk, at) = self.place(self.added);
         if chunk == self.chunks.len() {
-            self.chunks.push(Arc::new(vec![0.0; CHUNK as usize * self.width]));
+            self.start_chunk()?;
         }
         self.added += 1;
-        &mut Arc::make_mut(&mut self.chunks[chunk])[at..at + self.width]
+        let Some(Chunk::Memory(numbers)) = self.chunks.back_mut() else { unreachable!("the last chunk is in memory") };
+        Ok(&mut Arc::make_mut(numbers)[at..at + self.width])
     }
 
-    /// Writes row `n`, one of those held.
-    pub fn fill(&mut self, n: u64, row: &[f32]) {
-        let (chunk, at) = self.place(n);
-        Arc::make_mut(&mut self.chunks[chunk])[at..at + self.width].copy_from_slice(row);
+    fn start_chunk(&mut self) -> Result<(), LearnError> {
+        let mut spare = None;
+        if let Some(full) = self.chunks.back_mut().filter(|_| self.on_disk) {
+            spare = Some(full.clone());
+            full.move_to_disk()?;
+        }
+        // One more than the capacity fills, as the oldest rows start anywhere in one.
+        if self.chunks.len() as u64 > self.capacity.div_ceil(CHUNK) {
+            spare = spare.or(self.chunks.pop_front());
+            self.first_chunk += 1;
+        }
+        let numbers = match spare {
+            Some(Chunk::Memory(numbers)) if Arc::strong_count(&numbers) == 1 => numbers,
+            _ => Arc::new(vec![0.0; CHUNK as usize * self.width]),
+        };
+        self.chunks.push_back(Chunk::Memory(numbers));
+        Ok(())
     }
 
     /// The numbers of some of the rows held, in order, in as few pieces as they lie in.
@@ -92,21 +140,50 @@ impl Rows {
         std::iter::from_fn(move || {
             let end = rows.end.min((next / CHUNK + 1) * CHUNK);
             let (chunk, at) = self.place(next);
-            let piece = (next < end).then(|| &self.chunks[chunk][at..at + (end - next) as usize * self.width]);
+            let piece =
+                (next < end).then(|| &self.chunks[chunk].numbers()[at..at + (end - next) as usize * self.width]);
             next = end;
             piece
         })
     }
 
-    /// Chunks that are needed: one more than the capacity fills, as the newest rows start anywhere in one.
-    fn num_chunks(&self) -> u64 {
-        self.capacity.div_ceil(CHUNK) + 1
-    }
-
     /// The chunk of a row, and where the row starts there.
     fn place(&self, n: u64) -> (usize, usize) {
-        ((n / CHUNK % self.num_chunks()) as usize, (n % CHUNK) as usize * self.width)
+        ((n / CHUNK - self.first_chunk) as usize, (n % CHUNK) as usize * self.width)
     }
+}
+
+impl Chunk {
+    fn numbers(&self) -> &[f32] {
+        match self {
+            Chunk::Memory(numbers) => numbers,
+            Chunk::File(map) => bytemuck::cast_slice(map),
+        }
+    }
+
+    /// Writes it to a file and maps that.
+    fn move_to_disk(&mut self) -> Result<(), LearnError> {
+        let Chunk::Memory(numbers) = self else { return Ok(()) };
+        let write = || {
+            let mut file: File = nameless(folder_of_buffers())?;
+            file.write_all(bytemuck::cast_slice(numbers))?;
+            // SAFETY: the file has no name, so nobody else opens it, and nothing writes to it again.
+            let map = unsafe { Mmap::map(&file) }?;
+            // Rows are drawn one by one: their neighbours need not come with them.
+            map.advise(Advice::Random)?;
+            Ok(map)
+        };
+        let failed =
+            |e: std::io::Error| LearnError::Storage(format!("writing rows of the replay buffer to a file: {e}"));
+        *self = Chunk::File(Arc::new(write().map_err(failed)?));
+        Ok(())
+    }
+}
+
+/// `$TMPDIR`, or `/var/tmp`, which lies on a disk where `/tmp` may lie in memory.
+fn folder_of_buffers() -> &'static Path {
+    static FOLDER: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+    FOLDER.get_or_init(|| std::env::var_os("TMPDIR").unwrap_or("/var/tmp".into()).into())
 }
 
 impl PartialEq for Rows {
@@ -125,8 +202,12 @@ mod tests {
     /// Row `n` is `[n, −n]`.
     fn rows(capacity: usize, added: u64) -> Rows {
         let mut rows = Rows::new(2, capacity);
-        (0..added).for_each(|n| rows.push().copy_from_slice(&[n as f32, -(n as f32)]));
+        add(&mut rows, 0..added);
         rows
+    }
+
+    fn add(rows: &mut Rows, numbers: Range<u64>) {
+        numbers.for_each(|n| rows.push().expect("room").copy_from_slice(&[n as f32, -(n as f32)]));
     }
 
     #[test]
@@ -150,22 +231,46 @@ mod tests {
     fn a_copy_stays_as_it_was() {
         let mut rows = rows(4, 9);
         let copy = rows.clone();
-        rows.push().copy_from_slice(&[9.0, -9.0]);
+        rows.push().expect("room").copy_from_slice(&[9.0, -9.0]);
         assert_eq!((copy.held(), copy.row(5)), (5..9, &[5.0, -5.0][..]));
         assert!(rows != copy);
     }
 
     #[test]
-    fn what_is_filled_in_goes_on_like_the_original() {
+    fn what_starts_with_the_rows_held_goes_on_like_the_original() {
         for added in [0, 3, 4096, 9000] {
             let mut original = rows(5, added);
-            let mut other = Rows::filled(2, 5, added);
-            original.held().for_each(|n| other.fill(n, original.row(n)));
+            let mut other = Rows::new(2, 5).starting_with(original.held().start);
+            add(&mut other, original.held());
             assert!(original == other);
             for rows in [&mut original, &mut other] {
-                (0..4100).for_each(|_| rows.push().copy_from_slice(&[7.0, 8.0]));
+                add(rows, added..added + 4100);
             }
             assert!(original == other);
+        }
+    }
+
+    #[test]
+    fn full_chunks_lie_in_files_and_read_the_same() {
+        for capacity in [5000, 100_000] {
+            let mut mapped = Rows::new(2, capacity).kept(Storage::Disk);
+            for added in [4000, 9000, 30_000] {
+                let numbers = mapped.held().end..added;
+                add(&mut mapped, numbers);
+                let kept = rows(capacity, added);
+                assert!(mapped == kept, "{added} rows");
+                let files = mapped.chunks.iter().filter(|chunk| matches!(chunk, Chunk::File(_))).count();
+                assert_eq!((files, kept.chunks.len()), (mapped.chunks.len() - 1, mapped.chunks.len()));
+
+                // What comes from memory goes to files.
+                let mut snapshot = Snapshot::default();
+                snapshot.rows.insert("replay".into(), kept);
+                let mut loaded = Rows::new(2, capacity).kept(Storage::Disk);
+                loaded.load("replay", &snapshot).expect("its shape");
+                assert!(loaded == mapped && matches!(loaded.chunks[0], Chunk::File(_)) == (added > 4096));
+                add(&mut loaded, added..added + 5000);
+                assert!(loaded == rows(capacity, added + 5000));
+            }
         }
     }
 }

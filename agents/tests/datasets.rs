@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bregman_agents::dataset::{
-    Batch, Block, Conversion, D4rlWriter, Dataset, DatasetConfig, MinariInfo, MinariWriter, Source, Storage,
+    Batch, Block, Conversion, D4rlWriter, Dataset, DatasetConfig, MinariInfo, MinariWriter, Source,
 };
+use bregman_agents::storage::Storage;
 use bregman_envs::ActionSpace;
 use bregman_envs::hdf5::Dtype;
 use bregman_envs::rng::NumpyRng;

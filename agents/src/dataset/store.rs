@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DatasetError, Storage};
+use super::DatasetError;
+use crate::storage::{Storage, nameless};
 
 /// Rows of `width` numbers.
 pub(super) struct Store {
@@ -23,13 +23,9 @@ impl Store {
     /// Room for about `rows` rows of the dataset at `path`.
     pub fn new(storage: Storage, rows: usize, width: usize, path: &Path) -> Result<Store, DatasetError> {
         let bytes = 4 * rows as u64 * width as u64;
-        let disk = match storage {
-            Storage::Auto => free_memory().is_some_and(|free| bytes > free / 2),
-            Storage::Memory => false,
-            Storage::Disk => true,
-        };
-        let place = match disk {
-            true => Place::Disk(nameless(path).map_err(|e| failed(&e))?),
+        let beside = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let place = match storage.is_disk(bytes) {
+            true => Place::Disk(nameless(beside).map_err(|e| failed(&e))?),
             false => Place::Memory(Vec::with_capacity(rows * width)),
         };
         Ok(Store { width, place })
@@ -65,25 +61,4 @@ impl Store {
 
 fn failed(error: &std::io::Error) -> DatasetError {
     DatasetError(format!("the dataset's rows on disk: {error}"))
-}
-
-/// A file that no longer has a name, in the dataset's folder or among temporary files.
-fn nameless(path: &Path) -> std::io::Result<File> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let make = |folder: &Path| {
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = folder.join(format!(".bregman-rows-{}-{count}", std::process::id()));
-        let file = File::options().create_new(true).read(true).write(true).open(&name)?;
-        std::fs::remove_file(&name)?;
-        Ok(file)
-    };
-    let beside = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make(beside).or_else(|_: std::io::Error| make(&std::env::temp_dir()))
-}
-
-/// Bytes of memory that are free, as Linux counts them.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }

@@ -251,7 +251,7 @@ impl SoftDqn {
         let behaviour = Behaviour { epsilon: self.epsilon(), temperature: 1.0 };
         self.sampler.sample(&self.params, self.config.num_trajectories, behaviour, &mut self.rng)?;
         self.sampler.finish(&self.params)?;
-        self.replay.take(&self.sampler);
+        self.replay.take(&self.sampler)?;
         sums.count(&self.sampler, self.config.num_trajectories, &mut self.progress);
         for b in 0..self.config.num_trajectories {
             if let Some((object, log_reward)) = self.sampler.object(b) {
@@ -448,20 +448,21 @@ impl Transitions {
     }
 
     /// Takes in the transitions of a finished batch.
-    pub fn take<T: Real>(&mut self, sampler: &Sampler<T>) {
+    pub fn take<T: Real>(&mut self, sampler: &Sampler<T>) -> Result<(), LearnError> {
         let batch = &sampler.batch;
         for b in 0..batch.count() {
             for (t, step) in batch.steps(b).enumerate() {
                 let last = t + 1 == batch.len[b];
                 let log_reward = batch.reward_of(b).filter(|_| last).unwrap_or_default();
                 let state = sampler.pass.state(batch.row[batch.place(b, t)].unwrap_or_default());
-                let row = self.rows.push();
+                let row = self.rows.push()?;
                 row.iter_mut().zip(state).for_each(|(to, &x)| *to = f32::from_bits(x as u32));
                 row[state.len()] = f32::from_bits(batch.action[step] as u32);
                 row[state.len() + 1] = (batch.log_pb[step] + log_reward) as f32;
                 self.drawing.add(self.rows.held().end - 1);
             }
         }
+        Ok(())
     }
 
     /// Draws as many transitions as the minibatch has room for, with replacement.

@@ -22,7 +22,7 @@ fn target_pass(bench: &Bench) -> Pass<f64> {
 fn minibatch(bench: &mut Bench, priority: f64) -> Minibatch {
     bench.sampler.finish(&bench.params).expect("finite rewards");
     let mut replay = Transitions::new(bench.sampler.world.clone(), 1000, priority);
-    replay.take(&bench.sampler);
+    replay.take(&bench.sampler).expect("room");
     let mut batch = Minibatch::new(bench.sampler.world.as_ref(), 64);
     replay.draw(0.5, &mut NumpyRng::new(4), &mut batch);
     batch
