@@ -87,7 +87,7 @@ def main():
         done += 1
     rate = done / (time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"iterations_per_second": rate, "peak_bytes": peak}))
+    print(json.dumps({"updates_per_second": rate, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":
