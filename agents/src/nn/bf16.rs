@@ -21,9 +21,15 @@ const DEPTH: usize = 512;
 /// Two neighbours along the inner dimension.
 type Pair = u32;
 
-/// Columns of the right factor, and all rows of the left one in blocks, each pair by pair.
+/// Columns of the right factor, pair by pair.
 type Panel = Vec<[Pair; WIDTH]>;
-type Blocks = Vec<[Pair; BLOCK]>;
+
+/// All rows of the left factor, each row's pairs together; or where the factor is stored column by column the first pairs of
+/// all rows, then their second ones, and so on. Some rows after the last are zeros.
+type Left = Vec<Pair>;
+
+/// A block of rows times a panel.
+type Tile = [[f32; WIDTH]; BLOCK];
 
 /// Whether the program is made for a processor that has the instruction.
 pub(super) const IS_FAST: bool = cfg!(target_feature = "avx512bf16");
@@ -31,25 +37,38 @@ pub(super) const IS_FAST: bool = cfg!(target_feature = "avx512bf16");
 /// `out = a b`, or `out += a b`.
 pub(super) fn multiply(a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: bool) {
     thread_local! {
-        static SCRATCH: RefCell<(Panel, Blocks)> = const { RefCell::new((Vec::new(), Vec::new())) };
+        static SCRATCH: RefCell<(Panel, Left)> = const { RefCell::new((Vec::new(), Vec::new())) };
     }
     let (rows, cols, inner) = (a.rows(), b.cols(), a.cols());
     assert!(inner == b.rows() && out.len() >= rows * cols, "a product of {rows} x {inner} and {} x {cols}", b.rows());
-    SCRATCH.with_borrow_mut(|(panel, blocks)| {
+    SCRATCH.with_borrow_mut(|(panel, left)| {
         for start in (0..inner).step_by(DEPTH) {
             let depth = DEPTH.min(inner - start);
             let (pairs, add) = (depth.div_ceil(2), add || start > 0);
-            blocks.clear();
-            blocks.resize(pairs * rows.div_ceil(BLOCK), [0; BLOCK]);
-            for (block, first) in blocks.chunks_exact_mut(pairs).zip((0..rows).step_by(BLOCK)) {
-                pack(a.t(), start, depth, first, block);
+            // From one pair of a row to its next: an odd number of cache lines, so that they do not fall on one another.
+            let stride = (rows.next_multiple_of(BLOCK) + 15) / 32 * 32 + 16;
+            left.clear();
+            if a.is_transposed() {
+                left.resize(pairs * stride, 0);
+                for (to, k) in left.chunks_exact_mut(stride).zip((start..).step_by(2)) {
+                    pack_lines(a.t(), k, start + depth, 0, &mut to[..rows]);
+                }
+            } else {
+                left.resize(pairs * rows.next_multiple_of(BLOCK), 0);
+                for (to, row) in left.chunks_exact_mut(pairs).zip(0..rows) {
+                    pack(a.t(), start, depth, row, to.as_chunks_mut::<1>().0);
+                }
             }
             panel.resize(pairs, [0; WIDTH]);
             for first in (0..cols).step_by(WIDTH) {
                 panel.fill([0; WIDTH]);
                 pack(b, start, depth, first, panel);
-                for (block, lines) in blocks.chunks_exact(pairs).zip(out[..rows * cols].chunks_mut(BLOCK * cols)) {
-                    let sums = sums(block, panel);
+                let lines = out[..rows * cols].chunks_mut(BLOCK * cols);
+                for (lines, row) in lines.zip((0..).step_by(BLOCK)) {
+                    let sums = match a.is_transposed() {
+                        true => sums_by_pairs(&left[row..], stride, panel),
+                        false => sums_by_rows(&left[row * pairs..], panel),
+                    };
                     for (line, sums) in lines.chunks_exact_mut(cols).zip(&sums) {
                         put(sums, &mut line[first..], add);
                     }
@@ -85,15 +104,22 @@ fn pack<const N: usize>(matrix: Matrix<f32>, start: usize, depth: usize, first: 
             }
         }
     } else {
-        for (to, k) in to.iter_mut().zip((start..start + depth).step_by(2)) {
-            let even = &matrix.data()[k * leading + first..];
-            let odd = if k + 1 < start + depth { &matrix.data()[(k + 1) * leading + first..] } else { &[0.0; N] };
-            // Whole rows have a length that the compiler knows.
-            match (even.first_chunk::<N>(), odd.first_chunk::<N>()) {
-                (Some(even), Some(odd)) if width == N => (0..N).for_each(|j| to[j] = pair(even[j], odd[j])),
-                _ => (0..width).for_each(|j| to[j] = pair(even[j], odd[j])),
-            }
+        for (to, k) in to.iter_mut().zip((start..).step_by(2)) {
+            pack_lines(matrix, k, start + depth, first, &mut to[..width]);
         }
+    }
+}
+
+/// Copies rows `k` and `k + 1` of `matrix`, from column `first` on, as pairs; from row `end` on all are zeros.
+#[inline(always)]
+fn pack_lines(matrix: Matrix<f32>, k: usize, end: usize, first: usize, to: &mut [Pair]) {
+    let len = to.len();
+    let line = |k: usize| &matrix.data()[k * matrix.leading() + first..][..len];
+    if k + 1 < end {
+        let (even, odd) = (line(k), line(k + 1));
+        to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (&even, &odd))| *to = pair(even, odd));
+    } else {
+        to.iter_mut().zip(line(k)).for_each(|(to, &even)| *to = pair(even, 0.0));
     }
 }
 
@@ -105,22 +131,35 @@ fn put(sums: &[f32; WIDTH], line: &mut [f32], add: bool) {
     }
 }
 
-/// The product of a block of rows and a panel.
-#[cfg(target_feature = "avx512bf16")]
+/// The product of a block whose rows have their pairs together, and a panel.
 #[inline(never)]
-fn sums(block: &[[Pair; BLOCK]], panel: &[[Pair; WIDTH]]) -> [[f32; WIDTH]; BLOCK] {
+fn sums_by_rows(left: &[Pair], panel: &[[Pair; WIDTH]]) -> Tile {
+    let rows: [&[Pair]; BLOCK] = std::array::from_fn(|i| &left[i * panel.len()..][..panel.len()]);
+    sums(panel, (0..panel.len()).map(|k| move |i: usize| rows[i][k]))
+}
+
+/// The product of a block whose rows have their pairs `stride` apart, and a panel.
+#[inline(never)]
+fn sums_by_pairs(left: &[Pair], stride: usize, panel: &[[Pair; WIDTH]]) -> Tile {
+    let blocks = left.chunks(stride).map_while(|pairs| pairs.first_chunk::<BLOCK>());
+    sums(panel, blocks.map(|pairs| |i: usize| pairs[i]))
+}
+
+/// Place by place along the inner dimension `left` gives row `i`'s pair.
+#[cfg(target_feature = "avx512bf16")]
+#[inline(always)]
+fn sums(panel: &[[Pair; WIDTH]], left: impl Iterator<Item = impl Fn(usize) -> Pair>) -> Tile {
     use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps, _mm512_set1_epi32, _mm512_setzero_ps};
     use std::mem::transmute;
 
     // SAFETY: the whole program is made for processors with these instructions, and arrays become vectors of their size.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; BLOCK];
-        for (left, right) in block.iter().zip(panel) {
+        for (right, left) in panel.iter().zip(left) {
             let right: [__m512bh; 2] = transmute(*right);
-            for i in 0..BLOCK {
-                let left: __m512bh = transmute(_mm512_set1_epi32(left[i].cast_signed()));
-                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], left, right[0]);
-                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], left, right[1]);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let left: __m512bh = transmute(_mm512_set1_epi32(left(i).cast_signed()));
+                *sums = [0, 1].map(|j| _mm512_dpbf16_ps(sums[j], left, right[j]));
             }
         }
         transmute(sums)
@@ -128,11 +167,13 @@ fn sums(block: &[[Pair; BLOCK]], panel: &[[Pair; WIDTH]]) -> [[f32; WIDTH]; BLOC
 }
 
 #[cfg(not(target_feature = "avx512bf16"))]
-fn sums(block: &[[Pair; BLOCK]], panel: &[[Pair; WIDTH]]) -> [[f32; WIDTH]; BLOCK] {
+#[inline(always)]
+fn sums(panel: &[[Pair; WIDTH]], left: impl Iterator<Item = impl Fn(usize) -> Pair>) -> Tile {
     let [even, odd] = [|pair: Pair| f32::from_bits(pair << 16), |pair: Pair| f32::from_bits(pair & 0xffff_0000)];
     let mut sums = [[0.0; WIDTH]; BLOCK];
-    for (left, right) in block.iter().zip(panel) {
-        for (sums, &left) in sums.iter_mut().zip(left) {
+    for (right, left) in panel.iter().zip(left) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let left = left(i);
             for (sum, &right) in sums.iter_mut().zip(right) {
                 *sum += even(left) * even(right) + odd(left) * odd(right);
             }
