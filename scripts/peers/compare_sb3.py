@@ -1,6 +1,6 @@
-"""Our PPO and Stable-Baselines3's, same settings, several seeds: writes `results/ppo/compare_sb3.{csv,md}`.
+"""Our PPO or TRPO and Stable-Baselines3's, same settings, several seeds: writes `results/AGENT/compare_sb3.{csv,md}`.
 
-    python3 scripts/peers/compare_ppo.py --seeds 5 --peer-seeds 3 --jobs 2
+    python3 scripts/peers/compare_sb3.py ppo --seeds 5 --peer-seeds 3 --jobs 2
 
 Needs only Python's standard library; the peer is installed into `.venv-peers`. Finished runs are kept under
 `runs/compare/` and not repeated. Evaluation: deterministic policy, 10 episodes after the last step, statistics frozen.
@@ -20,22 +20,30 @@ import time
 
 from common import ROOT, peer_python
 
-RUNS = ROOT / "runs" / "compare"
 BINARY = os.environ.get("BREGMAN", ROOT / "target" / "release" / "bregman")
-# The first three are also run with the peer; the others are ours alone.
-TASKS = {
+# The first three of PPO are also run with the peer; the others are ours alone.
+PRESETS = {
     "HalfCheetah-v5": "half_cheetah",
     "Hopper-v5": "hopper",
     "Walker2d-v5": "walker2d",
     "InvertedPendulum-v5": "inverted_pendulum",
     "CartPole-v1": "cart_pole",
 }
+TASKS = {"ppo": list(PRESETS), "trpo": ["Hopper-v5"]}
 PEER_TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
+SETTINGS = {
+    "ppo": "8 environments x 256 steps, minibatch 64, 10 epochs, 3e-4",
+    "trpo": "2 environments x 1024 steps, KL at most 0.01, 25 conjugate-gradient steps, 20 critic epochs of minibatch 128, 1e-3",
+}
 
 
-def run_ours(env, seed):
-    out = RUNS / f"bregman-{env}-s{seed}"
-    config = ROOT / "configs" / "ppo" / f"{TASKS[env]}.toml"
+def runs(agent):
+    return ROOT / "runs" / "compare" / agent
+
+
+def run_ours(agent, env, seed):
+    out = runs(agent) / f"bregman-{env}-s{seed}"
+    config = ROOT / "configs" / agent / f"{PRESETS[env]}.toml"
     command = [BINARY]
     settings = ["--set", "threads=1", "--set", "eval.every=1000000", "--set", "observe.console=false"]
     shutil.rmtree(out, ignore_errors=True)
@@ -56,10 +64,10 @@ def run_ours(env, seed):
     }
 
 
-def run_sb3(env, seed):
-    log = RUNS / "sb3.jsonl"
-    script = ROOT / "scripts" / "peers" / "sb3_ppo.py"
-    command = [peer_python(".venv-peers", "requirements.txt"), script, "--env", env, "--seed", str(seed), "--out", log]
+def run_sb3(agent, env, seed):
+    log = runs(agent) / "sb3.jsonl"
+    script = ROOT / "scripts" / "peers" / "sb3_train.py"
+    command = [peer_python(".venv-peers", "requirements.txt"), script, agent, "--env", env, "--seed", str(seed), "--out", log]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -69,38 +77,39 @@ def interval(values, resamples=10_000):
     return means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1]
 
 
-def records(name):
-    path = RUNS / f"{name}.jsonl"
+def records(agent, name):
+    path = runs(agent) / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("agent", choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    RUNS.mkdir(parents=True, exist_ok=True)
+    agent, tasks = args.agent, TASKS[args.agent]
+    runs(agent).mkdir(parents=True, exist_ok=True)
 
-    done = {(r["peer"], r["env"], r["seed"]) for r in records("sb3") + records("bregman")}
-    jobs = [("bregman", env, seed) for seed in range(1, args.seeds + 1) for env in args.tasks]
-    jobs += [("sb3", env, seed) for seed in range(1, args.peer_seeds + 1) for env in args.tasks if env in PEER_TASKS]
+    done = {(r["peer"], r["env"], r["seed"]) for r in records(agent, "sb3") + records(agent, "bregman")}
+    jobs = [("sb3", env, seed) for seed in range(1, args.peer_seeds + 1) for env in tasks if env in PEER_TASKS]
+    jobs += [("bregman", env, seed) for seed in range(1, args.seeds + 1) for env in tasks]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         futures = {}
         for peer, env, seed in jobs:
             if (peer, env, seed) not in done:
-                futures[pool.submit(run_ours if peer == "bregman" else run_sb3, env, seed)] = (peer, env, seed)
+                futures[pool.submit(run_ours if peer == "bregman" else run_sb3, agent, env, seed)] = (peer, env, seed)
         for future in concurrent.futures.as_completed(futures):
             record = future.result()
             if record:
-                with open(RUNS / "bregman.jsonl", "a") as file:
+                with open(runs(agent) / "bregman.jsonl", "a") as file:
                     file.write(json.dumps(record) + "\n")
             print("finished", *futures[future], file=sys.stderr)
 
-    results = ROOT / "results" / "ppo"
+    results = ROOT / "results" / agent
     results.mkdir(parents=True, exist_ok=True)
-    rows = [r for r in records("bregman") + records("sb3") if r["env"] in args.tasks]
+    rows = records(agent, "bregman") + records(agent, "sb3")
     rows.sort(key=lambda r: (r["env"], r["peer"], r["seed"]))
     fields = ["env", "peer", "seed", "env_steps", "eval_mean_reward", "train_last_100", "seconds"]
     with open(results / "compare_sb3.csv", "w", newline="") as file:
@@ -108,17 +117,17 @@ def main():
         writer.writeheader()
         writer.writerows(rows)
     lines = [
-        "# PPO beside Stable-Baselines3",
+        f"# {agent.upper()} beside Stable-Baselines3",
         "",
-        "Made by `python3 scripts/peers/compare_ppo.py` from the presets in `configs/ppo/`; MuJoCo: 8 environments x 256 steps,",
-        "minibatch 64, 10 epochs, 3e-4, observations and rewards normalised, one thread each, both agents with the same settings.",
+        f"Made by `python3 scripts/peers/compare_sb3.py {agent}` from the presets in `configs/{agent}/`; MuJoCo: {SETTINGS[agent]},",
+        "observations and rewards normalised, one thread each, both agents with the same settings.",
         "Mean over seeds with a bootstrap 95 % interval; `deterministic` is the mean of 10 episodes after the last step,",
         "`training` the mean of the last 100 training episodes. Rates are medians of whole runs and depend on what else ran. Gymnasium 1.4.0, MuJoCo 3.17.0, Stable-Baselines3 2.9.2, torch 2.13.0.",
         "",
         "| environment | agent | env steps | seeds | deterministic | training | steps/s, start-up included |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env in args.tasks:
+    for env in tasks:
         for peer in ("bregman", "sb3"):
             group = [r for r in rows if r["env"] == env and r["peer"] == peer]
             if not group:

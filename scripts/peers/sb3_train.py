@@ -1,9 +1,9 @@
-"""Stable-Baselines3's PPO under the settings of our own presets: the peer that `results/` compares with.
+"""Stable-Baselines3's PPO or sb3-contrib's TRPO under the settings of our own presets: the peers that `results/` compares with.
 
-    python scripts/peers/sb3_ppo.py --env HalfCheetah-v5 --seed 1 --steps 1000000 --out sb3.jsonl
+    python scripts/peers/sb3_train.py ppo --env HalfCheetah-v5 --seed 1 --steps 1000000 --out sb3.jsonl
 
-8 environments x 256 steps, minibatch 64, 10 epochs, 3e-4, VecNormalize on observations and rewards. Appends one JSON
-line: deterministic evaluation over 10 episodes after training, the mean of the last 100 training episodes, seconds.
+VecNormalize on observations and rewards; the settings stand below. Appends one JSON line: deterministic evaluation over 10
+episodes after training, the mean of the last 100 training episodes, seconds.
 """
 
 import argparse
@@ -13,32 +13,34 @@ import time
 import gymnasium
 import mujoco
 import numpy as np
+import sb3_contrib
 import stable_baselines3
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
+# Class, environments, and settings that differ from what both have.
+COMMON = {"gamma": 0.99, "gae_lambda": 0.95, "device": "cpu", "stats_window_size": 100}
+PPO = {"n_steps": 256, "batch_size": 64, "n_epochs": 10, "learning_rate": 3e-4, "clip_range": 0.2, "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5}
+TRPO = {"n_steps": 1024, "batch_size": 128, "learning_rate": 1e-3, "n_critic_updates": 20, "cg_max_steps": 25, "target_kl": 0.01}
+AGENTS = {"ppo": (stable_baselines3.PPO, 8, PPO), "trpo": (sb3_contrib.TRPO, 2, TRPO)}
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("agent", choices=list(AGENTS))
     parser.add_argument("--env", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--num-envs", type=int, default=8)
-    parser.add_argument("--num-steps", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    env = VecNormalize(make_vec_env(args.env, n_envs=args.num_envs, seed=args.seed), gamma=0.99)
-    model = PPO(
-        "MlpPolicy", env, n_steps=args.num_steps, batch_size=64, n_epochs=10, learning_rate=3e-4, gamma=0.99,
-        gae_lambda=0.95, clip_range=0.2, ent_coef=0.0, vf_coef=0.5, max_grad_norm=0.5, seed=args.seed, device="cpu",
-        stats_window_size=100,
-    )
+    agent, num_envs, settings = AGENTS[args.agent]
+    env = VecNormalize(make_vec_env(args.env, n_envs=num_envs, seed=args.seed), gamma=COMMON["gamma"])
+    model = agent("MlpPolicy", env, seed=args.seed, **COMMON, **settings)
     started = time.perf_counter()
     model.learn(args.steps)
     seconds = time.perf_counter() - started
@@ -48,7 +50,7 @@ def main():
     returns, _ = evaluate_policy(model, eval_env, n_eval_episodes=10, deterministic=True, return_episode_rewards=True)
     record = {
         "peer": "sb3",
-        "agent": "ppo",
+        "agent": args.agent,
         "env": args.env,
         "seed": args.seed,
         "env_steps": int(model.num_timesteps),
@@ -58,6 +60,7 @@ def main():
         "seconds": seconds,
         "threads": args.threads,
         "versions": {
+            "sb3_contrib": sb3_contrib.__version__,
             "stable_baselines3": stable_baselines3.__version__,
             "torch": torch.__version__,
             "gymnasium": gymnasium.__version__,
