@@ -43,6 +43,7 @@ pub fn run(args: &CheckArgs, bregman: &Bregman) -> Result<bool> {
     let setup = Setup {
         seed: args.seed,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
+        device: Default::default(),
         env,
         envs: bregman.envs.clone(),
         dataset: None,

@@ -1,5 +1,6 @@
 //! `bregman doctor`: what is found, its version, what is missing, and the command that mends it.
 
+use crate::agents::nn::Device;
 use crate::terminal::out;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,6 +33,7 @@ pub fn run() -> anyhow::Result<bool> {
         needed("MuJoCo models", models(&venv(root)), "rm -rf .venv; scripts/setup"),
         optional("off-screen rendering", rendering(), "apt install libegl1, or libosmesa6"),
         needed("processor", Ok(processor()), ""),
+        optional("GPU", gpu(), "training uses the processor"),
         needed("memory", memory(), ""),
         needed("disk", disk(root), "free some space"),
     ];
@@ -55,6 +57,11 @@ fn needed(part: &'static str, found: Result<String, String>, remedy: &'static st
 
 fn optional(part: &'static str, found: Result<String, String>, remedy: &'static str) -> Finding {
     Finding { part, found, remedy, optional: true }
+}
+
+fn gpu() -> Result<String, String> {
+    let first = Device::Cuda(0);
+    first.available().map(|()| format!("device = \"{first}\""))
 }
 
 fn venv(root: &Path) -> PathBuf {

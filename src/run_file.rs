@@ -22,6 +22,7 @@ use toml::{Table, Value};
 
 use crate::agents::dataset::{DatasetConfig, Source};
 use crate::agents::learner::{Budget, DataSource, Setup};
+use crate::agents::nn::Device;
 use crate::agents::registry::{AgentConfigError, AgentEntry};
 use crate::envs::EnvConfig;
 use crate::envs::world::WorldConfigError;
@@ -35,9 +36,9 @@ pub struct RunFile {
     /// From which every random stream of the run is drawn.
     #[serde(default = "one")]
     pub seed: u64,
-    /// Where networks live: `cpu`.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Where updates compute their networks: `cpu`, or a GPU, `cuda:0`.
+    #[serde(default)]
+    pub device: Device,
     /// Worker threads; the number of cores if left out. Results do not depend on it.
     #[serde(default = "cores")]
     pub threads: usize,
@@ -168,10 +169,6 @@ fn no_env() -> EnvConfig {
     EnvConfig::world("", Table::new(), &[])
 }
 
-fn cpu() -> String {
-    "cpu".into()
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -205,8 +202,8 @@ impl RunFile {
             0 => Err(BadInput(format!("`{key} = 0`: at least 1"))),
             _ => Ok(()),
         };
-        if run.device != "cpu" {
-            bad_input!("`device = \"{}\"`: this version trains on \"cpu\"", run.device);
+        if let Err(why) = run.device.available() {
+            bad_input!("`device = \"{}\"`: {why}", run.device);
         }
         let total = run.budget.total();
         positive("budget", total)?;
@@ -275,6 +272,7 @@ impl RunFile {
         Setup {
             seed: self.seed,
             threads: self.threads,
+            device: self.device,
             env: self.env.clone(),
             envs: bregman.envs.clone(),
             dataset: self.dataset.clone().map(|config| DataSource { config, progress: crate::dataset::loading_bar() }),
@@ -537,7 +535,9 @@ mod tests {
             "`agent.ppo.gamma`: invalid type: string \"high\", expected a number"
         );
         assert_eq!(refusal(&format!("threads = 0\n{PENDULUM}")), "`threads = 0`: at least 1");
-        assert!(refusal(&format!("device = \"cuda:0\"\n{PENDULUM}")).contains("trains on \"cpu\""));
+        let device = |name: &str| refusal(&format!("device = \"{name}\"\n{PENDULUM}"));
+        assert_eq!(device("gpu"), "`device`: `gpu` is neither \"cpu\" nor a GPU, \"cuda:0\"");
+        assert!(device("cuda:99").starts_with("`device = \"cuda:99\"`: "));
         assert!(refusal(&PENDULUM.replace("[agent.ppo]", "[agent]")).contains("names no agent"));
         assert!(refusal(&format!("{PENDULUM}[agent.other]")).contains("names two agents"));
     }

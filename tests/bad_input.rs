@@ -35,7 +35,7 @@ fn run_files() {
     patch("budget.grad_steps=5", "`budget` holds exactly one of `env_steps` and `grad_steps`");
     patch("env.backend=nativ", "`env.backend` cannot be \"nativ\"; did you mean `native`?");
     patch("checkpoint.keep=0", "`checkpoint.keep = 0`: at least 1");
-    patch("device=cuda:0", "`device = \"cuda:0\"`: this version trains on \"cpu\"");
+    patch("device=gpu", "`device`: `gpu` is neither \"cpu\" nor a GPU, \"cuda:0\"");
     assert!(refusal("kwargs", "--set env.kwargs.gravity=3").contains("gravity"));
 }
 

@@ -9,7 +9,7 @@ use bregman_envs::EnvSpec;
 use bregman_envs::rng::NumpyRng;
 
 use crate::dist::Dist;
-use crate::nn::{Activation, Init, Mlp, Workspace};
+use crate::nn::{Activation, Device, Init, Mlp, Workspace};
 
 /// How networks look.
 #[derive(Clone, Debug)]
@@ -26,12 +26,14 @@ pub struct NetworkShape {
     pub log_std_init: f64,
     /// ln σ as outputs of the policy network, which start around `log_std_init`, rather than free parameters.
     pub state_dependent_std: bool,
+    /// Where passes over batches are computed.
+    pub device: Device,
 }
 
 impl NetworkShape {
     /// A network of this shape.
     pub(crate) fn network(&self, inputs: usize, outputs: usize) -> Mlp {
-        Mlp::new(&[&[inputs], &self.hidden_sizes[..], &[outputs]].concat(), self.activation)
+        Mlp::new(&[&[inputs], &self.hidden_sizes[..], &[outputs]].concat(), self.activation).on(self.device)
     }
 
     /// How its weights start, with this gain of the last layer.

@@ -271,6 +271,7 @@ mod tests {
                     orthogonal_init: false,
                     log_std_init: 0.0,
                     state_dependent_std: separate,
+                    device: Default::default(),
                 };
                 let model = ActorCritic::new(&spec, &shape, normalizer, true, &mut rng);
                 let chain = model.chain();

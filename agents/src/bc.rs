@@ -82,8 +82,8 @@ impl Bc {
     pub fn learner(config: BcConfig, setup: &Setup) -> Result<Offline<Bc>, LearnError> {
         config.validate()?;
         let (common, hidden_sizes) = (config.common.clone(), config.hidden_sizes.clone());
-        let precision = common.precision;
-        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: false, precision };
+        let (precision, device) = (common.precision, setup.device);
+        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: false, precision, device };
         Offline::new(common, &shape, setup, |_, policy: &BoxPolicy, _, _| Bc {
             optimizer: Adam::new(policy.params.len(), 1e-8),
             pass: policy.pass(config.common.batch_size),

@@ -7,7 +7,7 @@ use bregman_envs::rng::NumpyRng;
 use bregman_envs::{ActionSpace, EnvSpec};
 
 use crate::learner::{Array, LearnError, Snapshot};
-use crate::nn::{Activation, Halves, Init, Mlp, Precision};
+use crate::nn::{Activation, Device, Halves, Init, Mlp, Precision};
 use crate::normalize::ObsNormalizer;
 use crate::policy::{PolicyChain, PolicyOp};
 use crate::rollout::Act;
@@ -43,6 +43,8 @@ pub struct BoxPolicyShape<'a> {
     pub stochastic: bool,
     /// Of the products of hidden layers.
     pub precision: Precision,
+    /// Where passes over batches are computed.
+    pub device: Device,
 }
 
 /// Room for a batch on its way through a policy.
@@ -78,7 +80,7 @@ impl BoxPolicy {
             (both().map(|(l, h)| (l + h) / 2.0).collect(), both().map(|(l, h)| (h - l) / 2.0).collect())
         });
         let widths = [&[spec.obs_dim], shape.hidden_sizes, &[low.len()]].concat();
-        let net = Mlp::new(&widths, Activation::Relu).with_precision(shape.precision);
+        let net = Mlp::new(&widths, Activation::Relu).on(shape.device).with_precision(shape.precision);
         let mut params: Vec<f32> = net.init(Init::Uniform, rng);
         params.resize(net.num_params() + if shape.stochastic { low.len() } else { 0 }, 0.0);
         Ok(BoxPolicy { params, normalizer, net, space: spec.action_space.clone(), squash })
@@ -279,7 +281,8 @@ mod tests {
             backend: "native",
             parallel: true,
         };
-        let shape = BoxPolicyShape { hidden_sizes, squash, stochastic: true, precision: Precision::F32 };
+        let shape =
+            BoxPolicyShape { hidden_sizes, squash, stochastic: true, precision: Precision::F32, device: Device::Cpu };
         let normalizer = ObsNormalizer::fixed(&[1.0, 0.0, -2.0], &[2.0, 1.0, 0.5]);
         BoxPolicy::new(&spec, &shape, normalizer, &mut NumpyRng::new(4)).expect("a box")
     }

@@ -222,6 +222,7 @@ pub(crate) mod exact {
             orthogonal_init: false,
             log_std_init: 0.0,
             state_dependent_std: false,
+            device: Default::default(),
         };
         (Actor::new(&spec, &shape), [&vec![0.0; output.len()], output, log_std].concat())
     }
@@ -327,6 +328,7 @@ mod tests {
             orthogonal_init: false,
             log_std_init: -0.3,
             state_dependent_std,
+            device: Default::default(),
         };
         let mut rng = NumpyRng::new(3);
         let actor = Actor::new(&spec, &shape);

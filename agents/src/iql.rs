@@ -130,12 +130,12 @@ impl Iql {
     pub fn learner(config: IqlConfig, setup: &Setup) -> Result<Offline<Iql>, LearnError> {
         config.validate()?;
         let (common, hidden_sizes) = (config.common.clone(), config.hidden_sizes.clone());
-        let (precision, batch_size) = (common.precision, common.batch_size);
-        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: true, precision };
+        let (precision, device, batch_size) = (common.precision, setup.device, common.batch_size);
+        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: true, precision, device };
         Offline::new(common, &shape, setup, |spec, policy, _, rng| {
             let network = |inputs: usize| {
                 let widths = [&[inputs], &config.hidden_sizes[..], &[1]].concat();
-                Mlp::new(&widths, Activation::Relu).with_precision(precision)
+                Mlp::new(&widths, Activation::Relu).on(device).with_precision(precision)
             };
             let value_mlp = network(spec.obs_dim);
             let value: Vec<f32> = value_mlp.init(Init::Uniform, rng);

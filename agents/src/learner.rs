@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, DatasetConfig, DatasetError};
 use crate::evaluate::Played;
+use crate::nn::Device;
 use crate::policy::PolicyChain;
 use crate::rows::Rows;
 
@@ -327,6 +328,8 @@ pub struct Setup {
     pub seed: u64,
     /// Worker threads.
     pub threads: usize,
+    /// Where updates compute their networks.
+    pub device: Device,
     /// The environment to learn in.
     pub env: EnvConfig,
     /// Where environments come from.
@@ -337,6 +340,20 @@ pub struct Setup {
     pub budget: Budget,
     /// Whether reports should carry histograms.
     pub histograms: bool,
+}
+
+impl Setup {
+    /// Refuses a GPU, for agents that do not use one.
+    pub fn on_processor(&self) -> Result<(), LearnError> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            other => Err(LearnError::Config {
+                key: "device".into(),
+                value: format!("\"{other}\""),
+                rule: "this agent's networks are computed on the processor, \"cpu\"".into(),
+            }),
+        }
+    }
 }
 
 /// A dataset that is read when it is needed.

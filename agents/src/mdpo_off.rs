@@ -155,9 +155,9 @@ impl MdpoOff {
     fn new(config: MdpoOffConfig, agent: &Agent, rng: &mut NumpyRng) -> MdpoOff {
         let (rows, actor) = (config.common.batch_size, &agent.actor);
         let room = || vec![0.0; rows * actor.act_dim()];
-        let soft = SoftActorCritic::new(&config.common, actor, rng);
-        let state_value =
-            || StateValue::new(config.common.network(actor.obs_dim(), 1), rows, config.common.adam_eps, rng);
+        let soft = SoftActorCritic::new(agent, rng);
+        let network = config.common.network(actor.obs_dim(), 1, agent.setup.device);
+        let state_value = || StateValue::new(network, rows, config.common.adam_eps, rng);
         MdpoOff {
             value: (config.critic == CriticForm::V).then(state_value),
             soft,
@@ -557,6 +557,7 @@ mod tests {
         Setup {
             seed: 1,
             threads: 1,
+            device: Default::default(),
             env: EnvConfig::new("Pendulum-v1"),
             envs: Registry::default(),
             dataset: None,

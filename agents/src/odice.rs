@@ -20,7 +20,7 @@ use crate::check;
 use crate::critics::polyak;
 use crate::dataset::Batch;
 use crate::learner::{Array, LearnError, Learner, Metrics, Setup, Snapshot};
-use crate::nn::{Activation, Init, Mlp, Twins, TwinsWorkspace};
+use crate::nn::{Activation, Device, Init, Mlp, Twins, TwinsWorkspace};
 use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, RewardScale};
 use crate::optim::Adam;
 use crate::optional;
@@ -218,14 +218,16 @@ impl Odice {
             squash: config.squash_mean,
             stochastic: true,
             precision: config.common.precision,
+            device: setup.device,
         };
         Offline::new(config.common.clone(), &shape, setup, |spec, policy, workers, rng| {
-            Odice::new(config, spec.obs_dim, policy, workers, rng)
+            Odice::new(config, setup.device, spec.obs_dim, policy, workers, rng)
         })
     }
 
     fn new(
         config: OdiceConfig,
+        device: Device,
         obs_dim: usize,
         policy: &BoxPolicy,
         workers: &Arc<Workers>,
@@ -233,7 +235,7 @@ impl Odice {
     ) -> Odice {
         let widths = [&[obs_dim], &config.value_hidden_sizes[..], &[1]].concat();
         let shape = if config.layer_norm { Mlp::normalized } else { Mlp::new };
-        let mlp = shape(&widths, Activation::Relu).with_precision(config.common.precision);
+        let mlp = shape(&widths, Activation::Relu).on(device).with_precision(config.common.precision);
         let twins = Twins::new(mlp, if config.twin_values { 2 } else { 1 });
         let params: Vec<f32> = twins.init(Init::Uniform, rng);
         let batch_size = config.common.batch_size;

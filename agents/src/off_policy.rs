@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::check;
 use crate::evaluate::{Played, evaluate, play};
 use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
-use crate::nn::{Activation, Mlp, Precision};
+use crate::nn::{Activation, Device, Mlp, Precision};
 use crate::on_policy::load_stream;
 use crate::policy::PolicyChain;
 use crate::replay::{ReplayBatch, ReplayBuffer, Returns};
@@ -66,7 +66,7 @@ pub struct OffPolicyConfig {
     pub log_std_max: f64,
     /// How ln σ is kept between them: `clamp`, or `tanh` of the network's output stretched over the interval.
     pub log_std_bound: LogStdBound,
-    /// Products of hidden layers in gradient steps: `f32`, or `bf16` where the processor multiplies such. Actions are in `f32`.
+    /// Products of hidden layers in gradient steps: `f32`, or `bf16` where the device multiplies such. Actions are in `f32`.
     pub precision: Precision,
 }
 
@@ -123,10 +123,10 @@ impl OffPolicyConfig {
         check::rule(self.log_std_min < self.log_std_max, "log_std_min", self.log_std_min, &rule)
     }
 
-    /// A network with these hidden layers.
-    pub fn network(&self, inputs: usize, outputs: usize) -> Mlp {
+    /// A network with these hidden layers, on `device`.
+    pub fn network(&self, inputs: usize, outputs: usize, device: Device) -> Mlp {
         let widths = [&[inputs], &self.hidden_sizes[..], &[outputs]].concat();
-        Mlp::new(&widths, self.activation).with_precision(self.precision)
+        Mlp::new(&widths, self.activation).on(device).with_precision(self.precision)
     }
 
     /// The gradient steps that are due after so many environment steps.
@@ -220,13 +220,13 @@ impl<U: Update> OffPolicy<U> {
         let bound = config.log_std_bound;
         let log_std = LogStd { min: config.log_std_min as f32, max: config.log_std_max as f32, bound };
         let mut init = seed.stream("init", 0);
-        let network = |inputs, outputs| config.network(inputs, outputs);
+        let network = |inputs, outputs| config.network(inputs, outputs, setup.device);
         let actor = SquashedActor::new(name, env.spec(), network, log_std, &mut init)?;
         let returns = Returns { gamma: config.gamma as f32, steps: config.n_step, num_envs: runner.num_envs() };
         let replay = ReplayBuffer::new(config.buffer_size, actor.obs_dim(), actor.act_dim(), returns)
             .kept(config.buffer_storage)
             .prioritized(config.priority);
-        let warnings = config.precision.available().1.map(str::to_string).into_iter().collect();
+        let warnings = config.precision.available_on(setup.device).1.map(str::to_string).into_iter().collect();
         let agent = Agent {
             actor,
             stream: seed.stream("update", 0),

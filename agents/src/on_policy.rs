@@ -203,6 +203,7 @@ impl<U: Update> OnPolicy<U> {
             orthogonal_init: config.orthogonal_init,
             log_std_init: config.log_std_init,
             state_dependent_std: config.state_dependent_std,
+            device: setup.device,
         };
         let model = ActorCritic::new(&spec, &shape, normalizer, config.clip_actions, &mut seed.stream("init", 0));
         Ok(OnPolicy {

@@ -345,6 +345,7 @@ mod tests {
         let setup = Setup {
             seed: 5,
             threads: 1,
+            device: Default::default(),
             env: EnvConfig { num_envs: 3, max_episode_steps: Some(25), ..EnvConfig::new("CartPole-v1") },
             envs: Registry::default(),
             dataset: None,

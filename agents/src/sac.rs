@@ -117,7 +117,7 @@ impl Sac {
 
     fn new(config: SacConfig, agent: &Agent, rng: &mut NumpyRng) -> Sac {
         Sac {
-            soft: SoftActorCritic::new(&config.common, &agent.actor, rng),
+            soft: SoftActorCritic::new(agent, rng),
             log_alpha: config.alpha.ln() as f32,
             alpha_adam: Adam::new(1, config.common.adam_eps),
             critic_means: Means::new(["train/critic_loss", "train/q_value"]),
@@ -237,6 +237,7 @@ mod tests {
         let setup = Setup {
             seed: 1,
             threads: 1,
+            device: Default::default(),
             env: EnvConfig::new("Pendulum-v1"),
             envs: Registry::default(),
             dataset: None,

@@ -352,6 +352,7 @@ mod tests {
             orthogonal_init: true,
             log_std_init: 0.0,
             state_dependent_std: false,
+            device: Default::default(),
         };
         Score::new(&Actor::new(&spec, &shape), learn_std)
     }

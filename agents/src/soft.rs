@@ -6,10 +6,10 @@ use bregman_envs::rng::NumpyRng;
 use crate::critics::{CriticLosses, Judge, TwinCritics, join, smaller};
 use crate::learner::{LearnError, Snapshot};
 use crate::nn::Halves;
-use crate::off_policy::{Agent, OffPolicyConfig};
+use crate::off_policy::Agent;
 use crate::optim::Adam;
 use crate::replay::ReplayBatch;
-use crate::squashed::{Draws, SquashedActor};
+use crate::squashed::Draws;
 
 /// Twin critics, the actor's optimiser, and room for a gradient step.
 pub struct SoftActorCritic {
@@ -32,11 +32,13 @@ pub struct SoftActorCritic {
 }
 
 impl SoftActorCritic {
-    /// Fresh critics for an actor.
-    pub fn new(config: &OffPolicyConfig, actor: &SquashedActor, rng: &mut NumpyRng) -> SoftActorCritic {
+    /// Fresh critics for an agent's actor.
+    pub fn new(agent: &Agent, rng: &mut NumpyRng) -> SoftActorCritic {
+        let (config, actor) = (&agent.config, &agent.actor);
         let (rows, inputs) = (config.batch_size, actor.obs_dim() + actor.act_dim());
+        let critic = config.network(inputs, 1, agent.setup.device);
         SoftActorCritic {
-            critics: TwinCritics::new(config.network(inputs, 1), rows, config.adam_eps, rng),
+            critics: TwinCritics::new(critic, rows, config.adam_eps, rng),
             draws: Draws::new(rows, actor.act_dim()),
             d_action: vec![0.0; rows * actor.act_dim()],
             d_output: vec![0.0; rows * 2 * actor.act_dim()],

@@ -123,11 +123,11 @@ impl Td3Bc {
     pub fn learner(config: Td3BcConfig, setup: &Setup) -> Result<Offline<Td3Bc>, LearnError> {
         config.validate()?;
         let (common, hidden_sizes, seed) = (config.common.clone(), config.hidden_sizes.clone(), setup.seed);
-        let (precision, batch_size) = (common.precision, common.batch_size);
-        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: false, precision };
+        let (precision, device, batch_size) = (common.precision, setup.device, common.batch_size);
+        let shape = BoxPolicyShape { hidden_sizes: &hidden_sizes, squash: true, stochastic: false, precision, device };
         Offline::new(common, &shape, setup, |spec, policy, _, rng| {
             let widths = [&[spec.obs_dim + policy.act_dim()], &config.hidden_sizes[..], &[1]].concat();
-            let mlp = Mlp::new(&widths, Activation::Relu).with_precision(precision);
+            let mlp = Mlp::new(&widths, Activation::Relu).on(device).with_precision(precision);
             Td3Bc {
                 critics: TwinCritics::new(mlp, batch_size, 1e-8, rng),
                 policy_target: policy.params.clone(),

@@ -19,7 +19,7 @@ use crate::baseline::BaselineKind;
 use crate::check;
 use crate::evaluate::{evaluate, play};
 use crate::learner::{Array, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
-use crate::nn::Activation;
+use crate::nn::{Activation, Device};
 use crate::on_policy::{explained_variance, load_stream};
 use crate::policy::PolicyChain;
 use crate::rollout::Runner;
@@ -120,6 +120,7 @@ impl TrajectoryConfig {
             orthogonal_init: self.orthogonal_init,
             log_std_init: self.log_std_init,
             state_dependent_std: false,
+            device: Device::Cpu,
         }
     }
 }

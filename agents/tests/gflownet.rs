@@ -23,6 +23,7 @@ fn setup(world: &str, settings: &str) -> Setup {
     Setup {
         seed: 3,
         threads: 1,
+        device: Default::default(),
         env: EnvConfig::world(world, toml::from_str(settings).expect("a table"), &[]),
         envs,
         dataset: None,

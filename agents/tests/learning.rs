@@ -14,6 +14,7 @@ fn setup(id: &str, num_envs: usize, env_steps: u64) -> Setup {
     Setup {
         seed: 1,
         threads: 2,
+        device: Default::default(),
         env: EnvConfig { num_envs, ..EnvConfig::new(id) },
         envs: Registry::default(),
         dataset: None,

@@ -73,6 +73,7 @@ fn setup(dataset: &str, env: &str, threads: usize, grad_steps: u64) -> Setup {
     let path = folder().join(dataset).display().to_string();
     Setup {
         threads,
+        device: Default::default(),
         env: EnvConfig::new(env),
         dataset: Some(DataSource::new(DatasetConfig::new(&path))),
         budget: Budget::GradSteps(grad_steps),

@@ -2,6 +2,7 @@
 
 use bregman_agents::harpg::{HarpgConfig, NHarpgConfig};
 use bregman_agents::learner::{Budget, EvalRequest, LearnError, Learner, Setup, Snapshot};
+use bregman_agents::nn::Device;
 use bregman_agents::registry::AgentRegistry;
 use bregman_agents::trajectory_gradient::{combine, decayed, norm};
 use bregman_envs::{ActionSpace, Env, EnvConfig, EnvEntry, EnvError, EnvSpec, Outcome, Registry};
@@ -13,12 +14,35 @@ fn agent(agent: &str, settings: &str, id: &str, kwargs: &str) -> Box<dyn Learner
     on_threads(agent, settings, id, kwargs, 1)
 }
 
+#[test]
+fn a_gpu_is_refused_where_none_is_used() {
+    let envs = Registry::default();
+    let (env, device) = (EnvConfig::new("CartPole-v1"), Device::Cuda(0));
+    let budget = Budget::EnvSteps(1);
+    let setup = Setup { seed: 1, threads: 1, device, env, envs, dataset: None, budget, histograms: false };
+    let agents = AgentRegistry::default();
+    for name in ["pg", "n_pg_igt", "harpg", "storm_pg"] {
+        let entry = agents.get(name).expect("it is registered");
+        let error = (entry.build)(&toml::Table::new(), &setup).err().expect("a refusal").to_string();
+        assert!(error.contains("`device = \"cuda:0\"`") && error.contains("processor"), "{error}");
+    }
+}
+
 fn on_threads(agent: &str, settings: &str, id: &str, kwargs: &str, threads: usize) -> Box<dyn Learner> {
     let mut envs = Registry::default();
     envs.add(EnvEntry { id: "rewarded", summary: "the same reward at every step", make: |c| Probe::make(c, f64::MAX) });
     envs.add(EnvEntry { id: "failing", summary: "fails in its third episode", make: |c| Probe::make(c, 3.0) });
     let env = EnvConfig { num_envs: 2, kwargs: toml::from_str(kwargs).expect("TOML"), ..EnvConfig::new(id) };
-    let setup = Setup { seed: 3, threads, env, envs, dataset: None, budget: Budget::EnvSteps(1), histograms: false };
+    let setup = Setup {
+        seed: 3,
+        threads,
+        device: Default::default(),
+        env,
+        envs,
+        dataset: None,
+        budget: Budget::EnvSteps(1),
+        histograms: false,
+    };
     let mut table: toml::Table = toml::from_str(settings).expect("TOML");
     table.insert("trajectories".into(), 3.into());
     table.insert("hidden_sizes".into(), vec![4i64].into());
@@ -118,7 +142,8 @@ fn n_pg_igt_balances_the_pole() {
     let settings = toml::from_str("hidden_sizes = [32, 32]\nstep_size = 0.3").expect("TOML");
     let env = EnvConfig { num_envs: 10, max_episode_steps: Some(200), ..EnvConfig::new("CartPole-v1") };
     let (envs, budget) = (Registry::default(), Budget::EnvSteps(50_000));
-    let setup = Setup { seed: 1, threads: 1, env, envs, dataset: None, budget, histograms: false };
+    let setup =
+        Setup { seed: 1, threads: 1, device: Default::default(), env, envs, dataset: None, budget, histograms: false };
     let build = AgentRegistry::default().get("n_pg_igt").expect("it is known").build;
     let mut learner = build(&settings, &setup).expect("the settings fit");
     // Of an iteration's ten episodes, at most 200 each.
@@ -231,6 +256,7 @@ fn what_an_environment_lacks_is_said() {
     let setup = Setup {
         seed: 1,
         threads: 1,
+        device: Default::default(),
         env: EnvConfig::new("endless"),
         envs,
         dataset: None,
@@ -273,6 +299,7 @@ fn parameter_counts_of_the_usual_policies() {
         let setup = Setup {
             seed: 1,
             threads: 1,
+            device: Default::default(),
             env: EnvConfig::new(id),
             envs: Registry::default(),
             dataset: None,

@@ -108,6 +108,7 @@ impl Gflownet {
         setup: &Setup,
     ) -> Result<Gflownet, LearnError> {
         config.validate()?;
+        setup.on_processor()?;
         let world = make_world(setup)?;
         suits(&config, objective, world.as_ref())?;
         check_world(world.as_ref(), 8, setup.seed)?;

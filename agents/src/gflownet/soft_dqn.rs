@@ -183,6 +183,7 @@ impl SoftDqn {
     /// Settings out of range or that do not fit the world, or a world that contradicts itself.
     pub fn new(config: SoftDqnConfig, setup: &Setup) -> Result<SoftDqn, LearnError> {
         config.validate()?;
+        setup.on_processor()?;
         let world = make_world(setup)?;
         counts_paths(config.backward_policy, world.as_ref())?;
         check_world(world.as_ref(), 8, setup.seed)?;

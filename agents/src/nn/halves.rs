@@ -1,6 +1,7 @@
 //! One network over a batch whose halves are computed side by side on the run's workers.
 //!
-//! The batch is always cut at the same row, so that the sums, and with them every bit, are the same for any number of threads.
+//! The batch is always cut at the same row, so that the sums, and with them every bit, are the same for any number of threads. It is
+//! left whole where a GPU computes.
 
 use super::{Mlp, Real, Workspace};
 use crate::workers::Workers;
@@ -8,7 +9,9 @@ use crate::workers::Workers;
 /// Room for one network's passes over up to `capacity` rows, in two halves.
 #[derive(Clone, Debug)]
 pub struct Halves<T> {
-    halves: [Workspace<T>; 2],
+    first: Workspace<T>,
+    /// None of a batch that is left whole.
+    other: Option<Workspace<T>>,
     /// The second half's part of a gradient.
     second: Vec<T>,
     /// `[rows, num_outputs]`.
@@ -18,18 +21,22 @@ pub struct Halves<T> {
 impl<T: Real> Halves<T> {
     /// For up to `capacity` rows through networks shaped as `mlp`.
     pub fn new(mlp: &Mlp, capacity: usize) -> Halves<T> {
-        let half = mlp.workspace(capacity.div_ceil(2));
         let output = vec![T::zero(); capacity * mlp.num_outputs()];
-        Halves { halves: [half.clone(), half], second: vec![T::zero(); mlp.num_params()], output }
+        if mlp.is_elsewhere() {
+            return Halves { first: mlp.workspace(capacity), other: None, second: Vec::new(), output };
+        }
+        let half = || mlp.workspace(capacity.div_ceil(2));
+        Halves { first: half(), other: Some(half()), second: vec![T::zero(); mlp.num_params()], output }
     }
 
     /// [`Mlp::forward`].
     pub fn forward(&mut self, mlp: &Mlp, params: &[T], input: &[T], workers: &Workers) -> &[T] {
+        let Some(other) = &mut self.other else { return mlp.forward(params, input, &mut self.first) };
         let rows = input.len() / mlp.num_inputs();
         let (first, second) = input.split_at(rows.div_ceil(2) * mlp.num_inputs());
         let output = &mut self.output[..rows * mlp.num_outputs()];
         let (first_out, second_out) = output.split_at_mut(rows.div_ceil(2) * mlp.num_outputs());
-        let [one, other] = &mut self.halves;
+        let one = &mut self.first;
         workers.join(
             || first_out.copy_from_slice(mlp.forward(params, first, one)),
             || second_out.copy_from_slice(mlp.forward(params, second, other)),
@@ -39,10 +46,10 @@ impl<T: Real> Halves<T> {
 
     /// [`Mlp::backward`].
     pub fn backward(&mut self, mlp: &Mlp, params: &[T], d_output: &[T], grad: &mut [T], workers: &Workers) {
+        let Some(other) = &mut self.other else { return mlp.backward(params, &mut self.first, d_output, grad) };
         let rows = d_output.len() / mlp.num_outputs();
         let (first, second) = d_output.split_at(rows.div_ceil(2) * mlp.num_outputs());
-        let [one, other] = &mut self.halves;
-        let second_grad = &mut self.second;
+        let (one, second_grad) = (&mut self.first, &mut self.second);
         workers.join(|| mlp.backward(params, one, first, grad), || mlp.backward(params, other, second, second_grad));
         grad.iter_mut().zip(&self.second).for_each(|(sum, &part)| *sum += part);
     }
@@ -57,17 +64,20 @@ mod tests {
 
     #[test]
     fn two_halves_are_the_whole_on_any_number_of_workers() {
-        let mlp = Mlp::new(&[5, 16, 3], Activation::Tanh);
+        let here = Mlp::new(&[5, 16, 3], Activation::Tanh);
+        let elsewhere = here.clone().by_tensors();
         let mut rng = NumpyRng::new(4);
-        let params: Vec<f64> = mlp.init(Init::Uniform, &mut rng);
-        for (rows, threads) in [(8, 1), (8, 2), (7, 2), (1, 2)] {
+        let params: Vec<f64> = here.init(Init::Uniform, &mut rng);
+        for (mlp, rows, threads) in
+            [(&here, 8, 1), (&here, 8, 2), (&here, 7, 2), (&here, 1, 2), (&elsewhere, 8, 2), (&elsewhere, 7, 1)]
+        {
             let workers = Workers::new(threads).expect("threads start");
             let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
             let (input, d_output) = (draw(rows * 5), draw(rows * 3));
-            let (mut halves, mut grad) = (Halves::new(&mlp, 8), vec![9.0; mlp.num_params()]);
+            let (mut halves, mut grad) = (Halves::new(mlp, 8), vec![9.0; mlp.num_params()]);
             let output = workers.run(|| {
-                let output = halves.forward(&mlp, &params, &input, &workers).to_vec();
-                halves.backward(&mlp, &params, &d_output, &mut grad, &workers);
+                let output = halves.forward(mlp, &params, &input, &workers).to_vec();
+                halves.backward(mlp, &params, &d_output, &mut grad, &workers);
                 output
             });
             let (mut workspace, mut whole) = (mlp.workspace(rows), vec![0.0; mlp.num_params()]);

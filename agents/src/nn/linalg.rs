@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Real, bf16, kernel, mkl};
+use super::{Device, Real, bf16, kernel, mkl};
 use crate::workers::Workers;
 
 /// A row-major matrix, or the transpose of one.
@@ -75,12 +75,17 @@ pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// Factors rounded to 8 significant bits, where the processor multiplies such.
+    /// Factors rounded to 8 significant bits, where the device multiplies such.
     Bf16,
 }
 
 impl Precision {
-    /// What will do in its place here, with a sentence why where that is not the same.
+    /// What will do in its place on `device`, with a sentence why where that is not the same. GPUs that PyTorch knows have bf16.
+    pub fn available_on(self, device: Device) -> (Precision, Option<&'static str>) {
+        if device == Device::Cpu { self.available() } else { (self, None) }
+    }
+
+    /// The same on the processor.
     pub fn available(self) -> (Precision, Option<&'static str>) {
         let why = match self {
             Precision::F32 => None,

@@ -8,7 +8,8 @@ use bregman_envs::rng::NumpyRng;
 
 use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add, matmul_on, worth_sharing};
-use super::{Activation, Precision, Real};
+use super::tensors::{Place, TensorPass};
+use super::{Activation, Device, Precision, Real};
 use crate::workers::Workers;
 
 pub use second_order::Tangents;
@@ -30,12 +31,12 @@ pub enum Init {
 /// One linear layer's place in the parameter vector: the weight as `[inputs, outputs]`, row by row, then the bias, then
 /// the normalisation's gain and shift.
 #[derive(Clone, Debug)]
-struct Layer {
-    inputs: usize,
-    outputs: usize,
-    weight: Range<usize>,
-    bias: Range<usize>,
-    norm: Option<[Range<usize>; 2]>,
+pub(super) struct Layer {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) weight: Range<usize>,
+    pub(super) bias: Range<usize>,
+    pub(super) norm: Option<[Range<usize>; 2]>,
 }
 
 impl Layer {
@@ -48,9 +49,11 @@ impl Layer {
 /// The shape of a multi-layer perceptron. Parameters are a slice of [`num_params`](Mlp::num_params) numbers.
 #[derive(Clone, Debug)]
 pub struct Mlp {
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
     activation: Activation,
     precision: Precision,
+    /// Where passes are computed, if not here.
+    place: Option<Place>,
 }
 
 /// Room for the activations of up to `capacity` rows, and for their gradients.
@@ -68,6 +71,8 @@ pub struct Workspace<T> {
     live: Vec<usize>,
     rows: usize,
     capacity: usize,
+    /// Where tensors compute: then hidden layers are there, and of the rest what comes from them is here.
+    tensors: Option<TensorPass>,
 }
 
 impl<T> Workspace<T> {
@@ -106,17 +111,38 @@ impl Mlp {
             let norm = (norm && i + 2 < widths.len()).then(|| [take(outputs), take(outputs)]);
             Layer { inputs, outputs, weight, bias, norm }
         });
-        Mlp { layers: layers.collect(), activation, precision: Precision::F32 }
+        Mlp { layers: layers.collect(), activation, precision: Precision::F32, place: None }
     }
 
     /// The same with products of hidden layers in `precision`, or in single precision where it is not
-    /// [`available`](Precision::available).
+    /// [`available`](Precision::available_on).
     pub fn with_precision(self, precision: Precision) -> Mlp {
-        Mlp { precision: precision.available().0, ..self }
+        let precision = if self.place.is_some() { precision } else { precision.available().0 };
+        Mlp { precision, ..self }
+    }
+
+    /// The same with its passes computed on `device`; [`forward_row`](Mlp::forward_row) and second derivatives stay here. To be called
+    /// before [`with_precision`](Mlp::with_precision).
+    ///
+    /// # Panics
+    /// If there is no such device; [`Device::available`] says so beforehand.
+    pub fn on(self, device: Device) -> Mlp {
+        Mlp { place: device.place(), ..self }
+    }
+
+    /// The same by tensors on the processor.
+    #[cfg(test)]
+    pub(super) fn by_tensors(self) -> Mlp {
+        Mlp { place: Some(Place::cpu()), ..self }
+    }
+
+    /// Whether passes are computed elsewhere, where a thread of ours is no help.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.place.is_some()
     }
 
     /// The precision of the products of layer `i`.
-    fn precision_of(&self, i: usize) -> Precision {
+    pub(super) fn precision_of(&self, i: usize) -> Precision {
         if i + 1 < self.layers.len() { self.precision } else { Precision::F32 }
     }
 
@@ -186,6 +212,9 @@ impl Mlp {
 
     /// Room for up to `capacity` rows.
     pub fn workspace<T: Real>(&self, capacity: usize) -> Workspace<T> {
+        if let Some(place) = self.place {
+            return self.workspace_elsewhere(place, capacity);
+        }
         let widths = || std::iter::once(self.num_inputs()).chain(self.layers.iter().map(|layer| layer.outputs));
         let widest = widths().max().unwrap_or(0);
         let room = |width: usize| vec![T::zero(); capacity * width];
@@ -202,6 +231,24 @@ impl Mlp {
             live: Vec::with_capacity(capacity),
             rows: 0,
             capacity,
+            tensors: None,
+        }
+    }
+
+    /// Room for outputs, and for what [`backward_input`](Mlp::backward_input) and [`jvp`](Mlp::jvp) return.
+    fn workspace_elsewhere<T: Real>(&self, place: Place, capacity: usize) -> Workspace<T> {
+        let room = |width: usize| vec![T::zero(); capacity * width];
+        let mut values: Vec<_> = self.layers.iter().map(|_| Vec::new()).collect();
+        values.push(room(self.num_outputs()));
+        Workspace {
+            values,
+            slopes: Vec::new(),
+            normalized: Vec::new(),
+            passed: [room(self.num_inputs().max(self.num_outputs())), Vec::new()],
+            live: Vec::new(),
+            rows: 0,
+            capacity,
+            tensors: Some(TensorPass::new::<T>(self, place)),
         }
     }
 
@@ -237,6 +284,12 @@ impl Mlp {
         assert!(rows <= workspace.capacity, "{rows} rows in a workspace for {}", workspace.capacity);
         assert_eq!(input.len(), new * self.num_inputs(), "whole rows");
         workspace.rows = rows;
+        if let Some(tensors) = &mut workspace.tensors {
+            let output = &mut workspace.values[self.layers.len()];
+            let output = &mut output[before * self.num_outputs()..rows * self.num_outputs()];
+            tensors.forward(params, input, before, output);
+            return output;
+        }
         workspace.values[0][before * self.num_inputs()..][..input.len()].copy_from_slice(input);
         for (i, layer) in self.layers.iter().enumerate() {
             let (inputs, outputs) = workspace.values.split_at_mut(i + 1);
@@ -293,6 +346,9 @@ impl Mlp {
     ) {
         let rows = workspace.rows;
         assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
+        if let Some(tensors) = &mut workspace.tensors {
+            return tensors.backward(d_output, grad);
+        }
         let [d_out, d_in] = &mut workspace.passed;
         d_out[..d_output.len()].copy_from_slice(d_output);
         for (i, layer) in self.layers.iter().enumerate().rev() {
@@ -347,6 +403,10 @@ impl Mlp {
     ) -> &'w [T] {
         let Workspace { values, slopes, normalized, passed: [d_out, d_in], live, rows, .. } = workspace;
         assert_eq!(d_output.len(), *rows * self.num_outputs(), "a gradient for every output");
+        if let Some(tensors) = &mut workspace.tensors {
+            tensors.backward_input(d_output, &mut d_out[..*rows * self.num_inputs()]);
+            return workspace.d_input(self);
+        }
         // Rows with a gradient move together, and apart again at the end.
         live.clear();
         for (row, d) in d_output.chunks_exact(self.num_outputs()).enumerate() {
@@ -395,6 +455,11 @@ impl Mlp {
     pub fn jvp<'w, T: Real>(&self, params: &[T], direction: &[T], workspace: &'w mut Workspace<T>) -> &'w [T] {
         let rows = workspace.rows;
         assert_eq!(direction.len(), self.num_params(), "a direction for every parameter");
+        if let Some(tensors) = &mut workspace.tensors {
+            let moved = &mut workspace.passed[0][..rows * self.num_outputs()];
+            tensors.jvp(direction, moved);
+            return moved;
+        }
         let [t_in, t_out] = &mut workspace.passed;
         for (i, layer) in self.layers.iter().enumerate() {
             let t = &mut t_out[..rows * layer.outputs];
@@ -525,6 +590,12 @@ mod tests {
         x
     }
 
+    /// By our own products, by tensors here, and on the GPU where there is one.
+    fn everywhere(mlp: &Mlp) -> Vec<Mlp> {
+        let places = [None, Some(Place::cpu())].into_iter().chain(Place::cuda(0).ok().map(Some));
+        places.map(|place| Mlp { place, ..mlp.clone() }).collect()
+    }
+
     fn agrees_with_autograd<T: Real + tch::kind::Element>(kind: Kind, tolerance: f64) {
         tch::set_num_threads(1);
         let mut rng = NumpyRng::new(7);
@@ -551,14 +622,17 @@ mod tests {
                 let direction: Vec<T> = params.iter().map(|_| T::of(rng.standard_normal())).collect();
                 let tangent = forward_mode(&expected, &leaf, &Tensor::from_slice(&direction));
 
-                let mut workspace = mlp.workspace(rows + 1);
-                let output = mlp.forward(&params, &input, &mut workspace).to_vec();
-                let mut grad = vec![T::of(9.0); mlp.num_params()];
-                mlp.backward(&params, &mut workspace, &d_output, &mut grad);
-                close(&output, &expected.detach(), tolerance);
-                close(&grad, d_params, tolerance);
-                close(mlp.backward_input(&params, &mut workspace, &d_output), d_input, tolerance);
-                close(mlp.jvp(&params, &direction, &mut workspace), &tangent, tolerance);
+                for mlp in everywhere(&mlp) {
+                    let mut workspace = mlp.workspace(rows + 1);
+                    let output = mlp.forward(&params, &input, &mut workspace).to_vec();
+                    let mut grad = vec![T::of(9.0); mlp.num_params()];
+                    mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                    close(&output, &expected.detach(), tolerance);
+                    close(&grad, d_params, tolerance);
+                    close(mlp.backward_input(&params, &mut workspace, &d_output), d_input, tolerance);
+                    close(mlp.jvp(&params, &direction, &mut workspace.clone()), &tangent, tolerance);
+                    assert_eq!(output, mlp.output(&workspace));
+                }
 
                 let mut row = vec![T::zero(); mlp.num_outputs()];
                 mlp.forward_row(&params, &input[..widths[0]], &mut Default::default(), &mut row);
@@ -598,7 +672,8 @@ mod tests {
     #[test]
     fn rows_that_join_others_give_what_all_give_at_once() {
         let (mut rng, workers) = (NumpyRng::new(4), Workers::new(1).expect("one"));
-        for mlp in [Mlp::new(&[5, 9, 3], Activation::Tanh), Mlp::normalized(&[5, 9, 9, 3], Activation::Silu)] {
+        let shapes = [Mlp::new(&[5, 9, 3], Activation::Tanh), Mlp::normalized(&[5, 9, 9, 3], Activation::Silu)];
+        for mlp in shapes.iter().flat_map(everywhere) {
             let params: Vec<f64> = mlp.init(Init::Uniform, &mut rng);
             let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
             let (input, d_output) = (draw(7 * 5), draw(7 * 3));
@@ -619,8 +694,11 @@ mod tests {
     fn bf16_rounds_the_products_of_hidden_layers_and_leaves_the_last() {
         let mut rng = NumpyRng::new(2);
         let mut draw = |n: usize| (0..n).map(|_| rng.standard_normal() as f32).collect::<Vec<f32>>();
-        for (widths, rounded) in [(vec![30, 4], false), (vec![30, 32, 32, 4], true)] {
-            let single = Mlp::new(&widths, Activation::Tanh);
+        let shapes = [(vec![30, 4], false), (vec![30, 32, 32, 4], true)]
+            .map(|(w, rounded)| (Mlp::new(&w, Activation::Tanh), rounded));
+        for (single, rounded) in
+            shapes.iter().flat_map(|(mlp, rounded)| everywhere(mlp).into_iter().map(move |mlp| (mlp, *rounded)))
+        {
             // As `with_precision` makes it where the processor has bf16; it is computed anywhere, slowly on most.
             let half = Mlp { precision: Precision::Bf16, ..single.clone() };
             let params: Vec<f32> = draw(single.num_params()).iter().map(|w| 0.2 * w).collect();
@@ -637,7 +715,7 @@ mod tests {
             for (exact, rough) in exact.iter().zip(&rough) {
                 let square = |x: &dyn Fn(usize) -> f32| (0..exact.len()).map(|i| x(i).powi(2)).sum::<f32>();
                 let off = (square(&|i| rough[i] - exact[i]) / square(&|i| exact[i])).sqrt();
-                assert!(if rounded { (2e-4..2e-2).contains(&off) } else { off == 0.0 }, "{widths:?}: {off}");
+                assert!(if rounded { (2e-4..2e-2).contains(&off) } else { off == 0.0 }, "{single:?}: {off}");
             }
         }
     }

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 
+use bytemuck::Pod;
 use num_traits::{Float, NumAssign};
 
 /// A floating-point type with the activation functions that networks need.
-pub trait Real: Float + NumAssign + Default + Send + Sync + std::iter::Sum + std::fmt::Debug + 'static {
+pub trait Real: Float + NumAssign + Pod + Default + Send + Sync + std::iter::Sum + std::fmt::Debug {
     /// Hyperbolic tangent, in a form that the compiler vectorises for `f32`.
     fn tanh_fast(self) -> Self;
 

@@ -160,6 +160,7 @@ impl Sampler {
     /// Settings out of range, an environment that cannot be made or whose episodes have no limit.
     pub fn new(config: TrajectoryConfig, setup: &Setup) -> Result<Sampler, LearnError> {
         config.validate()?;
+        setup.on_processor()?;
         let spec = setup.envs.make(&setup.env)?.spec().clone();
         let Some(horizon) = spec.max_episode_steps else {
             return Err(LearnError::Unsuitable(format!(

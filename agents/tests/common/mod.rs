@@ -138,6 +138,7 @@ pub fn setup(id: &str) -> Setup {
     Setup {
         seed: 1,
         threads: 1,
+        device: Default::default(),
         env: EnvConfig { num_envs: 2, ..EnvConfig::new(id) },
         envs: probes(),
         dataset: None,

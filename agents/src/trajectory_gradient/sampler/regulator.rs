@@ -81,6 +81,7 @@ fn trained(method: &dyn Method, trajectories: usize, product: Product, seed: u64
     let setup = Setup {
         seed,
         threads: 1,
+        device: Default::default(),
         env: EnvConfig::new("lqr"),
         envs: Registry::default(),
         dataset: None,
