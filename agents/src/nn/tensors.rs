@@ -3,11 +3,12 @@
 //! Parameters and inputs come as slices and results go as slices, so that an algorithm need not know where its networks are
 //! computed. What a pass leaves for the next one, activations and parameters, stays on the device. A copy of the parameters
 //! at every forward pass and of the gradient at every backward pass is what this costs beside the products.
-#![allow(unsafe_code)] // tensors that lie on slices
+#![allow(unsafe_code)] // tensors that lie on slices, and a library that is opened
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use libloading::Library;
 use tch::{Device, Kind, Tensor};
 
 use super::{Activation, Mlp, Precision, Real};
@@ -19,6 +20,7 @@ pub(super) struct Place(Device);
 impl Place {
     /// GPU number `index`, or a sentence why not.
     pub(super) fn cuda(index: usize) -> Result<Place, String> {
+        open_library()?;
         let count = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
         match (index < count, count) {
             (true, _) => Ok(Place(Device::Cuda(index))),
@@ -33,6 +35,21 @@ impl Place {
     pub(super) fn cpu() -> Place {
         Place(Device::Cpu)
     }
+}
+
+/// PyTorch's part for GPUs makes itself known when it is opened. To link it would not do: nothing here names anything in it, and so
+/// linkers leave it out.
+fn open_library() -> Result<(), String> {
+    static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
+    let open = || {
+        // SAFETY: its initialisers make no demands, and it is never closed.
+        let library = unsafe { Library::new("libtorch_cuda.so") };
+        std::mem::forget(
+            library.map_err(|why| format!("PyTorch for GPUs is missing ({why}); `scripts/setup --cuda` brings it"))?,
+        );
+        Ok(())
+    };
+    OPENED.get_or_init(open).clone()
 }
 
 /// What passes keep on the device. Tensors may move between threads and not be shared, and workspaces may be shared: hence the lock,
