@@ -214,7 +214,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
 
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
-    let mut learner = train::build(&run, bregman)?;
+    let mut learner = train::build_to_judge(&run, bregman)?;
     let progress = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let steps = run_dir::position(run.budget, &progress);
     if args.episodes == Some(0) {

@@ -44,7 +44,7 @@ enum ExportFormat {
 /// Writes the file.
 pub fn export(args: &ExportArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
-    let mut learner = train::build(&run, bregman)?;
+    let mut learner = train::build_to_judge(&run, bregman)?;
     let progress = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let Some(chain) = learner.policy_chain() else {
         bad_input!("{}: the policy of this agent cannot be exported", args.dir.display());

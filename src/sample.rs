@@ -48,7 +48,7 @@ enum Format {
 /// Draws objects and writes them.
 pub fn sample(args: &SampleArgs, bregman: &Bregman) -> Result<()> {
     let run = train::read_run(&args.dir, &[], bregman)?;
-    let mut learner = train::build(&run, bregman)?;
+    let mut learner = train::build_to_judge(&run, bregman)?;
     train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let ends_csv = args.out.as_ref().is_some_and(|path| path.extension().is_some_and(|end| end == "csv"));
     let format = args.format.unwrap_or(if ends_csv { Format::Csv } else { Format::Jsonl });

@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::agents::dataset::Source;
 use crate::agents::learner::{Criterion, EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
+use crate::agents::nn::Device;
 use crate::agents::scores::{self, Reference};
 use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
@@ -108,10 +109,21 @@ pub fn evaluate(
 /// Builds the learner of a run.
 ///
 /// # Errors
-/// [`BadInput`]: settings that do not fit the environment, or an environment that cannot be made.
+/// [`BadInput`]: settings that do not fit the environment, an environment that cannot be made, or a device that is not there.
 pub fn build(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learner>> {
+    if let Err(why) = run.device.available() {
+        bad_input!("`device = \"{}\"`: {why}", run.device);
+    }
     let (agent, settings) = run.agent(bregman)?;
     (agent.build)(settings, &run.setup(bregman)).map_err(|e| BadInput(format!("agent.{}: {e}", agent.name)).into())
+}
+
+/// The same for what comes after training: on the processor, wherever the run was trained.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_to_judge(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learner>> {
+    build(&RunFile { device: Device::Cpu, ..run.clone() }, bregman)
 }
 
 /// Has the learner read what it learns from.

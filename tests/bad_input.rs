@@ -40,6 +40,21 @@ fn run_files() {
 }
 
 #[test]
+fn a_gpu_is_wanted_for_training_alone() {
+    assert!(refusal("gpu", "--set device=cuda:99").contains("`device = \"cuda:99\"`: "));
+    let place = folder("of-a-gpu");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=300").0, 0);
+    let file = place.join("r/run.toml");
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, text.replace("device = \"cpu\"", "device = \"cuda:99\"")).expect("writable");
+    assert_eq!(run(&place, "eval r").0, 0);
+    let (code, said) = run(&place, "train --resume r --set budget.env_steps=600");
+    assert!(code == 2 && said.contains("cuda:99"), "{said}");
+    assert_eq!(run(&place, "train --resume r --set budget.env_steps=600 --set device=cpu").0, 0);
+}
+
+#[test]
 fn files_and_folders() {
     let place = folder("files");
     let (code, said) = run(&place, "train absent.toml");

@@ -66,7 +66,7 @@ pub(super) fn record(args: &RecordArgs, bregman: &Bregman) -> Result<()> {
     let algorithm = run.agent(bregman)?.0.name;
 
     // What is recorded is found before the file is begun.
-    let mut learner = train::build(&run, bregman)?;
+    let mut learner = train::build_to_judge(&run, bregman)?;
     match (args.tier, &args.checkpoint) {
         (Tier::Random, _) => {}
         (Tier::Replay, name) => {
