@@ -309,7 +309,7 @@ impl RunFile {
             if old.get(key) != new.get(key) {
                 let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
                 bad_input!(
-                    "`{key}` was {} and would be {}: a resumed run may change budget.*, eval.* and observe.* only",
+                    "`{key}` was {} and would be {}: a resumed run may change budget.*, eval.*, observe.* and device only",
                     shown(old.get(key)),
                     shown(new.get(key))
                 );
@@ -598,7 +598,7 @@ mod tests {
         let error = other.check_resumes(&before).expect_err("refused").to_string();
         assert_eq!(
             error,
-            "`agent.ppo.gamma` was 0.99 and would be 0.5: a resumed run may change budget.*, eval.* and observe.* only"
+            "`agent.ppo.gamma` was 0.99 and would be 0.5: a resumed run may change budget.*, eval.*, observe.* and device only"
         );
     }
 }

@@ -287,7 +287,7 @@ impl Mlp {
         if let Some(tensors) = &mut workspace.tensors {
             let output = &mut workspace.values[self.layers.len()];
             let output = &mut output[before * self.num_outputs()..rows * self.num_outputs()];
-            tensors.forward(params, input, before, output);
+            tensors.forward(&params[..self.num_params()], input, before, output);
             return output;
         }
         workspace.values[0][before * self.num_inputs()..][..input.len()].copy_from_slice(input);
@@ -347,7 +347,7 @@ impl Mlp {
         let rows = workspace.rows;
         assert_eq!(d_output.len(), rows * self.num_outputs(), "a gradient for every output");
         if let Some(tensors) = &mut workspace.tensors {
-            return tensors.backward(d_output, grad);
+            return tensors.backward(d_output, &mut grad[..self.num_params()]);
         }
         let [d_out, d_in] = &mut workspace.passed;
         d_out[..d_output.len()].copy_from_slice(d_output);
@@ -622,11 +622,14 @@ mod tests {
                 let direction: Vec<T> = params.iter().map(|_| T::of(rng.standard_normal())).collect();
                 let tangent = forward_mode(&expected, &leaf, &Tensor::from_slice(&direction));
 
+                // A policy's log standard deviations stand behind its network's parameters.
+                params.push(T::of(7.0));
                 for mlp in everywhere(&mlp) {
                     let mut workspace = mlp.workspace(rows + 1);
                     let output = mlp.forward(&params, &input, &mut workspace).to_vec();
-                    let mut grad = vec![T::of(9.0); mlp.num_params()];
+                    let mut grad = vec![T::of(9.0); params.len()];
                     mlp.backward(&params, &mut workspace, &d_output, &mut grad);
+                    assert_eq!(grad.pop(), Some(T::of(9.0)));
                     close(&output, &expected.detach(), tolerance);
                     close(&grad, d_params, tolerance);
                     close(mlp.backward_input(&params, &mut workspace, &d_output), d_input, tolerance);

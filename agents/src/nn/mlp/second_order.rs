@@ -23,6 +23,7 @@ impl Mlp {
     /// Room for the tangents of up to `capacity` rows.
     pub fn tangents<T: Real>(&self, capacity: usize) -> Tangents<T> {
         assert!(self.layers.iter().all(|layer| layer.norm.is_none()), "second derivatives of plain layers alone");
+        assert!(!self.is_elsewhere(), "second derivatives on the processor alone");
         let room = |width: usize| vec![T::zero(); capacity * width];
         let widest = self.layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(0);
         let hidden = &self.layers[..self.layers.len() - 1];
