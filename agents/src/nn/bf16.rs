@@ -6,11 +6,15 @@
 #![allow(unsafe_code)] // intrinsics, which are unsafe where a function is not marked with their instructions
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::linalg::Matrix;
 
-/// Columns of a panel: two vectors of sixteen sums.
-const WIDTH: usize = 32;
+/// Words in a vector.
+const LANES: usize = 16;
+
+/// Columns of a panel: two vectors of sums.
+const WIDTH: usize = 2 * LANES;
 
 /// Rows of the result whose sums stay in registers.
 const BLOCK: usize = 8;
@@ -21,11 +25,11 @@ const DEPTH: usize = 512;
 /// Two neighbours along the inner dimension.
 type Pair = u32;
 
-/// Columns of the right factor, pair by pair.
+/// Columns of the right factor, pair by pair. What lies beyond the last column has no meaning.
 type Panel = Vec<[Pair; WIDTH]>;
 
 /// All rows of the left factor, each row's pairs together; or where the factor is stored column by column the first pairs of
-/// all rows, then their second ones, and so on. Some rows after the last are zeros.
+/// all rows, then their second ones, and so on. There is room for some rows after the last, which have no meaning.
 type Left = Vec<Pair>;
 
 /// A block of rows times a panel.
@@ -43,26 +47,27 @@ pub(super) fn multiply(a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: boo
     assert!(inner == b.rows() && out.len() >= rows * cols, "a product of {rows} x {inner} and {} x {cols}", b.rows());
     SCRATCH.with_borrow_mut(|(panel, left)| {
         for start in (0..inner).step_by(DEPTH) {
-            let depth = DEPTH.min(inner - start);
-            let (pairs, add) = (depth.div_ceil(2), add || start > 0);
+            let places = start..inner.min(start + DEPTH);
+            let (pairs, add) = (places.len().div_ceil(2), add || start > 0);
             // From one pair of a row to its next: an odd number of cache lines, so that they do not fall on one another.
             let stride = (rows.next_multiple_of(BLOCK) + 15) / 32 * 32 + 16;
-            left.clear();
             if a.is_transposed() {
                 left.resize(pairs * stride, 0);
-                for (to, k) in left.chunks_exact_mut(stride).zip((start..).step_by(2)) {
-                    pack_lines(a.t(), k, start + depth, 0, &mut to[..rows]);
-                }
+                let to = left.chunks_exact_mut(stride).map(|to| &mut to[..rows]);
+                pack_lines(a.t(), places.clone(), 0, to);
             } else {
                 left.resize(pairs * rows.next_multiple_of(BLOCK), 0);
                 for (to, row) in left.chunks_exact_mut(pairs).zip(0..rows) {
-                    pack(a.t(), start, depth, row, to.as_chunks_mut::<1>().0);
+                    pack_line(&a.data()[row * a.leading()..][places.clone()], to);
                 }
             }
             panel.resize(pairs, [0; WIDTH]);
             for first in (0..cols).step_by(WIDTH) {
-                panel.fill([0; WIDTH]);
-                pack(b, start, depth, first, panel);
+                let width = WIDTH.min(cols - first);
+                match b.is_transposed() {
+                    true => pack_columns(b, places.clone(), first, panel),
+                    false => pack_lines(b, places.clone(), first, panel.iter_mut().map(|to| &mut to[..width])),
+                }
                 let lines = out[..rows * cols].chunks_mut(BLOCK * cols);
                 for (lines, row) in lines.zip((0..).step_by(BLOCK)) {
                     let sums = match a.is_transposed() {
@@ -78,6 +83,55 @@ pub(super) fn multiply(a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: boo
     });
 }
 
+/// Pairs of neighbours in `line`; the last of an odd number has a zero beside it.
+#[inline(always)]
+fn pack_line(line: &[f32], to: &mut [Pair]) {
+    let (whole, rest) = line.as_chunks::<{ 2 * LANES }>();
+    let (to, to_rest) = to.split_at_mut(whole.len() * LANES);
+    to.as_chunks_mut().0.iter_mut().zip(whole).for_each(|(to, line)| *to = lanes::neighbours(line));
+    let (whole, rest) = rest.as_chunks::<2>();
+    to_rest.iter_mut().zip(whole).for_each(|(to, &[even, odd])| *to = pair(even, odd));
+    if let &[even] = rest {
+        to_rest[whole.len()] = pair(even, 0.0);
+    }
+}
+
+/// Pairs of two rows of `matrix`, which is stored row by row, for all rows in `places`, from column `first` on.
+fn pack_lines<'a>(matrix: Matrix<f32>, places: Range<usize>, first: usize, to: impl Iterator<Item = &'a mut [Pair]>) {
+    for (to, k) in to.zip(places.clone().step_by(2)) {
+        let line = |k: usize| &matrix.data()[k * matrix.leading() + first..][..to.len()];
+        if k + 1 < places.end {
+            let ((even, even_rest), (odd, odd_rest)) = (line(k).as_chunks(), line(k + 1).as_chunks());
+            let (to, to_rest) = to.as_chunks_mut();
+            to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (even, odd))| *to = lanes::zipped(even, odd));
+            to_rest
+                .iter_mut()
+                .zip(even_rest.iter().zip(odd_rest))
+                .for_each(|(to, (&even, &odd))| *to = pair(even, odd));
+        } else {
+            let line = line(k);
+            to.iter_mut().zip(line).for_each(|(to, &even)| *to = pair(even, 0.0));
+        }
+    }
+}
+
+/// The same for a matrix that is stored column by column, as many columns as there are and fit.
+fn pack_columns(matrix: Matrix<f32>, places: Range<usize>, first: usize, panel: &mut [[Pair; WIDTH]]) {
+    for (part, columns) in (0..WIDTH.min(matrix.cols() - first)).step_by(LANES).enumerate() {
+        let columns = first + columns..matrix.cols();
+        for (to, start) in panel.chunks_mut(LANES).zip(places.clone().step_by(2 * LANES)) {
+            let mut square = [[0; LANES]; LANES];
+            for (square, column) in square.iter_mut().zip(columns.clone()) {
+                let end = places.end.min(start + 2 * LANES);
+                pack_line(&matrix.data()[column * matrix.leading()..][start..end], square);
+            }
+            for (to, pairs) in to.iter_mut().zip(lanes::transposed(&square)) {
+                to.as_chunks_mut().0[part] = pairs;
+            }
+        }
+    }
+}
+
 /// Rounds to the nearest bf16, ties to even, as an f32's bits; what is no number stays none.
 #[inline(always)]
 pub(super) fn round(x: f32) -> u32 {
@@ -91,37 +145,105 @@ fn pair(even: f32, odd: f32) -> Pair {
     round(even) >> 16 | round(odd)
 }
 
-/// Copies the columns of `matrix` from `first` on, as many as there are and fit, over `depth` rows from `start` on. `to` is
-/// zeros before; the last pair of an odd depth has a zero at its end.
-fn pack<const N: usize>(matrix: Matrix<f32>, start: usize, depth: usize, first: usize, to: &mut [[Pair; N]]) {
-    let (width, leading) = (N.min(matrix.cols() - first), matrix.leading());
-    if matrix.is_transposed() {
-        for j in 0..width {
-            let (whole, rest) = matrix.data()[(first + j) * leading + start..][..depth].as_chunks::<2>();
-            to.iter_mut().zip(whole).for_each(|(to, &[even, odd])| to[j] = pair(even, odd));
-            if let (Some(to), &[even]) = (to.last_mut(), rest) {
-                to[j] = pair(even, 0.0);
-            }
+/// What a vector's lanes do at once, in plain words.
+#[cfg(any(test, not(target_feature = "avx512bf16")))]
+mod plain {
+    use std::array::from_fn;
+
+    use super::{LANES, Pair, pair};
+
+    /// Pairs of neighbours.
+    pub(super) fn neighbours(line: &[f32; 2 * LANES]) -> [Pair; LANES] {
+        from_fn(|i| pair(line[2 * i], line[2 * i + 1]))
+    }
+
+    /// Pairs of one number of each line.
+    pub(super) fn zipped(even: &[f32; LANES], odd: &[f32; LANES]) -> [Pair; LANES] {
+        from_fn(|i| pair(even[i], odd[i]))
+    }
+
+    /// Rows become columns.
+    pub(super) fn transposed(rows: &[[Pair; LANES]; LANES]) -> [[Pair; LANES]; LANES] {
+        from_fn(|j| from_fn(|i| rows[i][j]))
+    }
+}
+
+/// The same in AVX-512. Numbers below the normal ones become 0, for which the product takes them anyway.
+#[cfg(target_feature = "avx512bf16")]
+mod wide {
+    use std::arch::x86_64::{
+        _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16, _mm512_shuffle_i32x4,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    };
+    use std::array::from_fn;
+    use std::mem::transmute;
+
+    use super::{LANES, Pair};
+
+    #[inline(always)]
+    pub(super) fn neighbours(line: &[f32; 2 * LANES]) -> [Pair; LANES] {
+        // SAFETY: the whole program is made for processors with these instructions, and arrays become vectors of their size.
+        unsafe {
+            let [low, high] = [0, LANES].map(|at| _mm512_loadu_ps(line[at..].as_ptr()));
+            transmute(_mm512_cvtne2ps_pbh(high, low))
         }
-    } else {
-        for (to, k) in to.iter_mut().zip((start..).step_by(2)) {
-            pack_lines(matrix, k, start + depth, first, &mut to[..width]);
+    }
+
+    #[inline(always)]
+    pub(super) fn zipped(even: &[f32; LANES], odd: &[f32; LANES]) -> [Pair; LANES] {
+        const IN_TURN: [u16; 2 * LANES] = {
+            let mut places = [0; 2 * LANES];
+            let mut i = 0;
+            while i < 2 * LANES {
+                places[i] = (i / 2 + i % 2 * LANES) as u16;
+                i += 1;
+            }
+            places
+        };
+        // SAFETY: as above.
+        unsafe {
+            let both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd.as_ptr()), _mm512_loadu_ps(even.as_ptr()));
+            transmute(_mm512_permutexvar_epi16(transmute(IN_TURN), transmute(both)))
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn transposed(rows: &[[Pair; LANES]; LANES]) -> [[Pair; LANES]; LANES] {
+        // SAFETY: as above.
+        unsafe {
+            // A vector has four quarters of four lanes. First the quarters, four by four rows: x[4 b + c] has in quarter q column
+            // 4 q + c of rows 4 b to 4 b + 3.
+            let rows = rows.each_ref().map(|row| _mm512_loadu_si512(row.as_ptr().cast()));
+            let mut x = rows;
+            for b in [0, 4, 8, 12] {
+                let [r0, r1, r2, r3] = [rows[b], rows[b + 1], rows[b + 2], rows[b + 3]];
+                let (low, low_next) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
+                let (high, high_next) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
+                x[b] = _mm512_unpacklo_epi64(low, low_next);
+                x[b + 1] = _mm512_unpackhi_epi64(low, low_next);
+                x[b + 2] = _mm512_unpacklo_epi64(high, high_next);
+                x[b + 3] = _mm512_unpackhi_epi64(high, high_next);
+            }
+            // Then quarters q of x[c], x[4 + c], x[8 + c] and x[12 + c] are column 4 q + c.
+            let columns: [[_; 4]; 4] = from_fn(|c| {
+                let even = [0, 8].map(|b| _mm512_shuffle_i32x4::<0b10_00_10_00>(x[b + c], x[b + 4 + c]));
+                let odd = [0, 8].map(|b| _mm512_shuffle_i32x4::<0b11_01_11_01>(x[b + c], x[b + 4 + c]));
+                [
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]),
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]),
+                ]
+            });
+            from_fn(|j| transmute(columns[j % 4][j / 4]))
         }
     }
 }
 
-/// Copies rows `k` and `k + 1` of `matrix`, from column `first` on, as pairs; from row `end` on all are zeros.
-#[inline(always)]
-fn pack_lines(matrix: Matrix<f32>, k: usize, end: usize, first: usize, to: &mut [Pair]) {
-    let len = to.len();
-    let line = |k: usize| &matrix.data()[k * matrix.leading() + first..][..len];
-    if k + 1 < end {
-        let (even, odd) = (line(k), line(k + 1));
-        to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (&even, &odd))| *to = pair(even, odd));
-    } else {
-        to.iter_mut().zip(line(k)).for_each(|(to, &even)| *to = pair(even, 0.0));
-    }
-}
+#[cfg(not(target_feature = "avx512bf16"))]
+use plain as lanes;
+#[cfg(target_feature = "avx512bf16")]
+use wide as lanes;
 
 /// Writes a row's sums to what there is of the result, or adds them.
 fn put(sums: &[f32; WIDTH], line: &mut [f32], add: bool) {
@@ -184,6 +306,10 @@ fn sums(panel: &[[Pair; WIDTH]], left: impl Iterator<Item = impl Fn(usize) -> Pa
 
 #[cfg(test)]
 mod tests {
+    use std::array::from_fn;
+
+    use bregman_envs::rng::NumpyRng;
+
     use super::*;
 
     #[test]
@@ -192,5 +318,49 @@ mod tests {
         let x = [1.0, 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8), -3.0, f32::INFINITY, f32::NAN];
         let rounded = x.map(|x| round(x) >> 16);
         assert_eq!(rounded, [0x3f80, 0x3f80, 0x3f82, 0xc040, 0x7f80, 0x7fc0]);
+    }
+
+    #[test]
+    fn lanes_do_what_plain_words_say() {
+        let mut rng = NumpyRng::new(1);
+        let mut draw = || rng.standard_normal() as f32;
+        let (line, even, odd) = (from_fn(|_| draw()), from_fn(|_| draw()), from_fn(|_| draw()));
+        assert_eq!(lanes::neighbours(&line), plain::neighbours(&line));
+        assert_eq!(lanes::zipped(&even, &odd), plain::zipped(&even, &odd));
+        let square = from_fn(|i| from_fn(|j| (i * LANES + j) as Pair));
+        assert_eq!(lanes::transposed(&square), plain::transposed(&square));
+        for x in [f32::MAX, f32::INFINITY, -0.0, 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8), -1e-30] {
+            assert_eq!(lanes::zipped(&[x; LANES], &[1.0; LANES]), plain::zipped(&[x; LANES], &[1.0; LANES]), "{x}");
+        }
+        assert!(f32::from_bits(lanes::zipped(&[f32::NAN; LANES], &[1.0; LANES])[3] << 16).is_nan());
+    }
+
+    /// Whole numbers are exact. Odd sizes, more than one stretch of the inner dimension, and what an earlier product left behind.
+    #[test]
+    fn products_of_all_shapes_are_exact_in_whole_numbers() {
+        let (mut rng, unknown) = (NumpyRng::new(1), vec![f32::NAN; 70 * 90]);
+        multiply(Matrix::new(&unknown, 70, 90), Matrix::new(&unknown, 90, 70), &mut [0.0; 70 * 70], false);
+        for (m, k, n) in
+            [(1, 1, 1), (3, 5, 7), (8, 32, 32), (17, 33, 31), (9, 513, 50), (40, 1100, 33), (33, 2, 65), (64, 64, 16)]
+        {
+            let mut draw =
+                |n: usize| (0..n).map(|_| (rng.standard_normal() * 4.0).round() as f32).collect::<Vec<f32>>();
+            let (a, b) = (draw(m * k), draw(k * n));
+            let turned = |x: &[f32], rows: usize, cols: usize| {
+                (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect::<Vec<f32>>()
+            };
+            let (a_turned, b_turned) = (turned(&a, m, k), turned(&b, k, n));
+            let by_hand: Vec<f32> =
+                (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect();
+            for left in [Matrix::new(&a, m, k), Matrix::new(&a_turned, k, m).t()] {
+                for right in [Matrix::new(&b, k, n), Matrix::new(&b_turned, n, k).t()] {
+                    let mut out = vec![f32::NAN; m * n];
+                    multiply(left, right, &mut out, false);
+                    assert_eq!(out, by_hand, "{m} {k} {n}");
+                    multiply(left, right, &mut out, true);
+                    assert!(out.iter().zip(&by_hand).all(|(x, y)| *x == 2.0 * y), "{m} {k} {n}");
+                }
+            }
+        }
     }
 }
