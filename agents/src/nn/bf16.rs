@@ -45,6 +45,9 @@ pub(super) fn multiply(a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: boo
     }
     let (rows, cols, inner) = (a.rows(), b.cols(), a.cols());
     assert!(inner == b.rows() && out.len() >= rows * cols, "a product of {rows} x {inner} and {} x {cols}", b.rows());
+    if inner == 0 && !add {
+        out[..rows * cols].fill(0.0);
+    }
     SCRATCH.with_borrow_mut(|(panel, left)| {
         for start in (0..inner).step_by(DEPTH) {
             let places = start..inner.min(start + DEPTH);
@@ -340,9 +343,9 @@ mod tests {
     fn products_of_all_shapes_are_exact_in_whole_numbers() {
         let (mut rng, unknown) = (NumpyRng::new(1), vec![f32::NAN; 70 * 90]);
         multiply(Matrix::new(&unknown, 70, 90), Matrix::new(&unknown, 90, 70), &mut [0.0; 70 * 70], false);
-        for (m, k, n) in
-            [(1, 1, 1), (3, 5, 7), (8, 32, 32), (17, 33, 31), (9, 513, 50), (40, 1100, 33), (33, 2, 65), (64, 64, 16)]
-        {
+        let sizes =
+            [(1, 1, 1), (3, 5, 7), (8, 32, 32), (17, 33, 31), (9, 513, 50), (40, 1100, 33), (33, 2, 65), (64, 64, 16)];
+        for (m, k, n) in sizes.into_iter().chain([(3, 0, 5)]) {
             let mut draw =
                 |n: usize| (0..n).map(|_| (rng.standard_normal() * 4.0).round() as f32).collect::<Vec<f32>>();
             let (a, b) = (draw(m * k), draw(k * n));

@@ -1,7 +1,7 @@
 //! One network over a batch whose halves are computed side by side on the run's workers.
 //!
-//! The batch is always cut at the same row, so that the sums, and with them every bit, are the same for any number of threads. It is
-//! left whole where a GPU computes.
+//! A batch is always cut at the same row, so that the sums, and with them every bit, are the same for any number of threads. It is
+//! left whole where a GPU computes, and where it fits into one half.
 
 use super::{Mlp, Real, Workspace};
 use crate::workers::Workers;
@@ -10,8 +10,9 @@ use crate::workers::Workers;
 #[derive(Clone, Debug)]
 pub struct Halves<T> {
     first: Workspace<T>,
-    /// None of a batch that is left whole.
-    other: Option<Workspace<T>>,
+    other: Workspace<T>,
+    /// Rows that are left whole.
+    whole: usize,
     /// The second half's part of a gradient.
     second: Vec<T>,
     /// `[rows, num_outputs]`.
@@ -21,24 +22,29 @@ pub struct Halves<T> {
 impl<T: Real> Halves<T> {
     /// For up to `capacity` rows through networks shaped as `mlp`.
     pub fn new(mlp: &Mlp, capacity: usize) -> Halves<T> {
-        let output = vec![T::zero(); capacity * mlp.num_outputs()];
-        if mlp.is_elsewhere() {
-            return Halves { first: mlp.workspace(capacity), other: None, second: Vec::new(), output };
+        let elsewhere = mlp.is_elsewhere();
+        let whole = if elsewhere { capacity } else { capacity.div_ceil(2) };
+        Halves {
+            first: mlp.workspace(whole),
+            other: mlp.workspace(capacity - whole),
+            whole,
+            second: vec![T::zero(); if elsewhere { 0 } else { mlp.num_params() }],
+            output: vec![T::zero(); capacity * mlp.num_outputs()],
         }
-        let half = || mlp.workspace(capacity.div_ceil(2));
-        Halves { first: half(), other: Some(half()), second: vec![T::zero(); mlp.num_params()], output }
     }
 
     /// [`Mlp::forward`].
     pub fn forward(&mut self, mlp: &Mlp, params: &[T], input: &[T], workers: &Workers) -> &[T] {
-        let Some(other) = &mut self.other else { return mlp.forward(params, input, &mut self.first) };
+        let Halves { first, other, whole, output, .. } = self;
         let rows = input.len() / mlp.num_inputs();
-        let (first, second) = input.split_at(rows.div_ceil(2) * mlp.num_inputs());
-        let output = &mut self.output[..rows * mlp.num_outputs()];
+        if rows <= *whole {
+            return mlp.forward(params, input, first);
+        }
+        let (input, second) = input.split_at(rows.div_ceil(2) * mlp.num_inputs());
+        let output = &mut output[..rows * mlp.num_outputs()];
         let (first_out, second_out) = output.split_at_mut(rows.div_ceil(2) * mlp.num_outputs());
-        let one = &mut self.first;
         workers.join(
-            || first_out.copy_from_slice(mlp.forward(params, first, one)),
+            || first_out.copy_from_slice(mlp.forward(params, input, first)),
             || second_out.copy_from_slice(mlp.forward(params, second, other)),
         );
         output
@@ -46,12 +52,14 @@ impl<T: Real> Halves<T> {
 
     /// [`Mlp::backward`].
     pub fn backward(&mut self, mlp: &Mlp, params: &[T], d_output: &[T], grad: &mut [T], workers: &Workers) {
-        let Some(other) = &mut self.other else { return mlp.backward(params, &mut self.first, d_output, grad) };
+        let Halves { first, other, whole, second: part, .. } = self;
         let rows = d_output.len() / mlp.num_outputs();
-        let (first, second) = d_output.split_at(rows.div_ceil(2) * mlp.num_outputs());
-        let (one, second_grad) = (&mut self.first, &mut self.second);
-        workers.join(|| mlp.backward(params, one, first, grad), || mlp.backward(params, other, second, second_grad));
-        grad.iter_mut().zip(&self.second).for_each(|(sum, &part)| *sum += part);
+        if rows <= *whole {
+            return mlp.backward(params, first, d_output, grad);
+        }
+        let (d_output, second) = d_output.split_at(rows.div_ceil(2) * mlp.num_outputs());
+        workers.join(|| mlp.backward(params, first, d_output, grad), || mlp.backward(params, other, second, part));
+        grad.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
     }
 }
 
@@ -68,9 +76,16 @@ mod tests {
         let elsewhere = here.clone().by_tensors();
         let mut rng = NumpyRng::new(4);
         let params: Vec<f64> = here.init(Init::Uniform, &mut rng);
-        for (mlp, rows, threads) in
-            [(&here, 8, 1), (&here, 8, 2), (&here, 7, 2), (&here, 1, 2), (&elsewhere, 8, 2), (&elsewhere, 7, 1)]
-        {
+        for (mlp, rows, threads) in [
+            (&here, 8, 1),
+            (&here, 8, 2),
+            (&here, 7, 2),
+            (&here, 5, 2),
+            (&here, 4, 2),
+            (&here, 1, 2),
+            (&elsewhere, 8, 2),
+            (&elsewhere, 7, 1),
+        ] {
             let workers = Workers::new(threads).expect("threads start");
             let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.standard_normal()).collect() };
             let (input, d_output) = (draw(rows * 5), draw(rows * 3));
