@@ -1,7 +1,6 @@
 //! Layer normalisation (Ba et al. 2016): every row shifted to mean 0 and scaled to variance 1, then `gain x̂ + shift`.
 
 use super::Real;
-use super::kernel::sum_of_products;
 
 /// What the way back needs of a normalised batch.
 #[derive(Clone, Debug)]
@@ -22,9 +21,13 @@ impl<T: Real> Normalized<T> {
         let width = gain.len();
         let kept = self.x_hat.chunks_exact_mut(width).zip(&mut self.inverse_std).skip(first);
         for (x, (x_hat, inverse_std)) in x.chunks_exact_mut(width).zip(kept) {
-            *inverse_std = normalize(x);
-            x_hat.copy_from_slice(x);
-            scale_and_shift(x, gain, shift);
+            let mean;
+            (mean, *inverse_std) = moments(x);
+            let numbers = x.iter_mut().zip(x_hat).zip(gain.iter().zip(shift));
+            for ((x, x_hat), (&gain, &shift)) in numbers {
+                *x_hat = (*x - mean) * *inverse_std;
+                *x = gain * *x_hat + shift;
+            }
         }
     }
 
@@ -62,43 +65,44 @@ impl<T: Real> Normalized<T> {
     fn project(&self, row: usize, d: &mut [T]) {
         let (width, scale) = (T::of(d.len() as f64), self.inverse_std[row]);
         let x_hat = &self.x_hat[row * d.len()..(row + 1) * d.len()];
-        let mean = sum(d, |d| d) / width;
-        let along = sum_of_products(d, x_hat) / width;
+        let mean = sum(d, x_hat, |d, _| d) / width;
+        let along = sum(d, x_hat, |d, x| d * x) / width;
         d.iter_mut().zip(x_hat).for_each(|(d, &x)| *d = scale * (*d - mean - x * along));
     }
 }
 
 /// One row, as [`Normalized::forward`] without keeping anything; the same operations in the same order.
 pub(super) fn forward_row<T: Real>(x: &mut [T], gain: &[T], shift: &[T]) {
-    normalize(x);
-    scale_and_shift(x, gain, shift);
+    let (mean, inverse_std) = moments(x);
+    let numbers = x.iter_mut().zip(gain.iter().zip(shift));
+    numbers.for_each(|(x, (&gain, &shift))| *x = gain * ((*x - mean) * inverse_std) + shift);
 }
 
-/// Takes a row to mean 0 and variance 1; returns what it was scaled by. PyTorch's default ε.
-fn normalize<T: Real>(x: &mut [T]) -> T {
+/// A row's mean and 1/√(variance + ε), with PyTorch's default ε.
+fn moments<T: Real>(x: &[T]) -> (T, T) {
     let width = T::of(x.len() as f64);
-    let mean = sum(x, |x| x) / width;
-    x.iter_mut().for_each(|x| *x -= mean);
-    let variance = sum(x, |x| x * x) / width;
-    let inverse_std = T::one() / (variance + T::of(1e-5)).sqrt();
-    x.iter_mut().for_each(|x| *x *= inverse_std);
-    inverse_std
+    let mean = sum(x, x, |x, _| x) / width;
+    let variance = sum(x, x, |x, _| (x - mean) * (x - mean)) / width;
+    (mean, T::one() / (variance + T::of(1e-5)).sqrt())
 }
 
-fn scale_and_shift<T: Real>(x: &mut [T], gain: &[T], shift: &[T]) {
-    x.iter_mut().zip(gain).zip(shift).for_each(|((x, &gain), &shift)| *x = gain * *x + shift);
-}
-
-/// A sum of `f(x)` as eight partial sums, which the compiler keeps side by side.
+/// The sum of `f(x, y)` over two rows of one length, as partial sums that the compiler keeps side by side: so many that no
+/// addition waits for the one before.
 #[inline(always)]
-fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
-    let mut sums = [T::zero(); 8];
-    let chunks = x.chunks_exact(8);
-    let rest: T = chunks.remainder().iter().map(|&x| f(x)).sum();
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum += f(x));
+fn sum<T: Real>(x: &[T], y: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut sums = [T::zero(); 64];
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<64>(), y.as_chunks::<64>());
+    for (x, y) in x.iter().zip(y) {
+        sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (&x, &y))| *sum += f(x, y));
     }
-    sums.into_iter().sum::<T>() + rest
+    sums.iter_mut().zip(x_rest.iter().zip(y_rest)).for_each(|(sum, (&x, &y))| *sum += f(x, y));
+    let mut half = sums.len() / 2;
+    while half > 0 {
+        let (low, high) = sums.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    sums[0]
 }
 
 #[cfg(test)]
