@@ -56,6 +56,66 @@ pub struct BoxPolicyPass {
     d_output: Vec<f32>,
 }
 
+/// Room for cloning a batch's actions by weights.
+pub struct CloningPass {
+    pass: BoxPolicyPass,
+    /// What has a weight: `[N, obs_dim]`, `[N, act_dim]` and `[N]`.
+    obs: Vec<f32>,
+    action: Vec<f32>,
+    weight: Vec<f32>,
+    d_mean: Vec<f32>,
+    d_log_std: Vec<f32>,
+}
+
+impl CloningPass {
+    /// For batches of up to `batch_size`.
+    pub fn new(policy: &BoxPolicy, batch_size: usize) -> CloningPass {
+        let room = |width: usize| Vec::with_capacity(batch_size * width);
+        let (obs_dim, act_dim) = (policy.obs_dim(), policy.act_dim());
+        CloningPass {
+            pass: policy.pass(batch_size),
+            obs: room(obs_dim),
+            action: room(act_dim),
+            weight: room(1),
+            d_mean: room(act_dim),
+            d_log_std: Vec::with_capacity(act_dim),
+        }
+    }
+
+    /// −mean over rows of w ln π(a|s); its gradient in all parameters goes into `grad`. Rows of weight 0 move nothing and do not
+    /// go through the network.
+    ///
+    /// `obs` are `[B, obs_dim]`, as the network sees them, `action` `[B, act_dim]` and `weight` `[B]`.
+    pub fn gradient(
+        &mut self,
+        policy: &BoxPolicy,
+        obs: &[f32],
+        action: &[f32],
+        weight: &[f32],
+        grad: &mut [f32],
+        workers: &Workers,
+    ) -> f64 {
+        let CloningPass { pass, obs: seen, action: taken, weight: kept, d_mean, d_log_std } = self;
+        [&mut *seen, taken, kept].into_iter().for_each(Vec::clear);
+        // The mean over rows that are kept counts by their share.
+        let share = weight.iter().filter(|w| **w != 0.0).count() as f32 / weight.len() as f32;
+        let rows = obs.chunks_exact(policy.obs_dim()).zip(action.chunks_exact(policy.act_dim()));
+        for ((obs, action), weight) in rows.zip(weight).filter(|(_, weight)| **weight != 0.0) {
+            seen.extend_from_slice(obs);
+            taken.extend_from_slice(action);
+            kept.push(weight * share);
+        }
+        if kept.is_empty() {
+            grad.fill(0.0);
+            return 0.0;
+        }
+        let mean = policy.means(&policy.params, seen, pass, workers);
+        let loss = policy.cloning_loss(mean, taken, kept, d_mean, d_log_std);
+        policy.backward(d_mean, d_log_std, pass, grad, workers);
+        loss
+    }
+}
+
 impl BoxPolicy {
     /// A fresh policy.
     ///
@@ -164,13 +224,12 @@ impl BoxPolicy {
         halves.backward(&self.net, &self.params[..self.net.num_params()], d_output, d_net, workers);
     }
 
-    /// −mean over rows of w ln π(a|s), with its gradients in means and ln σ. `weight` is `[B]`, and counts as 1 where it is
-    /// left out.
-    pub fn cloning_loss(
+    /// −mean over rows of w ln π(a|s), with its gradients in means and ln σ.
+    fn cloning_loss(
         &self,
         mean: &[f32],
         action: &[f32],
-        weight: Option<&[f32]>,
+        weight: &[f32],
         d_mean: &mut Vec<f32>,
         d_log_std: &mut Vec<f32>,
     ) -> f64 {
@@ -182,7 +241,7 @@ impl BoxPolicy {
         d_log_std.resize(act_dim, 0.0);
         let mut loss = 0.0;
         for (i, (mean, action)) in mean.chunks_exact(act_dim).zip(action.chunks_exact(act_dim)).enumerate() {
-            let scale = weight.map_or(1.0, |weight| weight[i]) / rows as f32;
+            let scale = weight[i] / rows as f32;
             for (j, (m, a)) in mean.iter().zip(action).enumerate() {
                 let s = log_std[j].clamp(LOG_STD.0, LOG_STD.1);
                 let z = (a - m) * (-s).exp();
@@ -292,7 +351,7 @@ mod tests {
         // Mean 0 and σ 1: 2 · ln(2π)/2 + (0.5² + 1²)/2.
         let policy = policy(false, &[4]);
         let (mut d_mean, mut d_log_std) = (Vec::new(), Vec::new());
-        let loss = policy.cloning_loss(&[0.0, 0.0], &[0.5, -1.0], None, &mut d_mean, &mut d_log_std);
+        let loss = policy.cloning_loss(&[0.0, 0.0], &[0.5, -1.0], &[1.0], &mut d_mean, &mut d_log_std);
         assert!((loss - 2.462_877_066_4).abs() < 1e-6, "{loss}");
         assert_eq!((d_mean, d_log_std), (vec![-0.5, 1.0], vec![0.75, 0.0]));
     }
@@ -300,10 +359,10 @@ mod tests {
     #[test]
     fn a_batch_without_weight_has_no_loss_and_no_gradient() {
         let policy = policy(false, &[4]);
-        let (mut d_mean, mut d_log_std) = (Vec::new(), Vec::new());
-        let (means, actions) = ([0.3, 0.1, -2.0, 5.0], [1.0, 1.0, 0.0, 0.0]);
-        let loss = policy.cloning_loss(&means, &actions, Some(&[0.0, 0.0]), &mut d_mean, &mut d_log_std);
-        assert_eq!((loss, d_mean, d_log_std), (0.0, vec![0.0; 4], vec![0.0; 2]));
+        let (mut grad, workers) = (vec![f32::NAN; policy.params.len()], Workers::new(1).expect("a thread"));
+        let mut pass = CloningPass::new(&policy, 2);
+        let loss = pass.gradient(&policy, &[1.0; 6], &[1.0; 4], &[0.0, 0.0], &mut grad, &workers);
+        assert_eq!((loss, grad), (0.0, vec![0.0; policy.params.len()]));
     }
 
     #[test]
@@ -318,18 +377,17 @@ mod tests {
             let weight = [0.5, 0.0, 2.0, 1.0, 3.0];
             let gradient = |policy: &BoxPolicy, threads| {
                 let workers = Workers::new(threads).expect("threads start");
-                let mut pass = policy.pass(5);
-                let (mut d_mean, mut d_log_std, mut grad) = (Vec::new(), Vec::new(), vec![0.0; n]);
-                let loss = workers.run(|| {
-                    let mean = policy.means(&policy.params, &obs, &mut pass, &workers).to_vec();
-                    let loss = policy.cloning_loss(&mean, &action, Some(&weight), &mut d_mean, &mut d_log_std);
-                    policy.backward(&d_mean, &d_log_std, &mut pass, &mut grad, &workers);
-                    loss
-                });
+                let (mut pass, mut grad) = (CloningPass::new(policy, 5), vec![0.0; n]);
+                let loss = workers.run(|| pass.gradient(policy, &obs, &action, &weight, &mut grad, &workers));
                 (loss, grad)
             };
-            let (_, grad) = gradient(&policy, 1);
-            assert_eq!(grad, gradient(&policy, 2).1);
+            let (loss, grad) = gradient(&policy, 1);
+            assert_eq!((loss, &grad), (gradient(&policy, 2).0, &gradient(&policy, 2).1));
+            // By all rows, those without weight too.
+            let mut pass = policy.pass(5);
+            let mean = policy.means(&policy.params, &obs, &mut pass, &Workers::new(1).expect("a thread"));
+            let whole = policy.cloning_loss(mean, &action, &weight, &mut Vec::new(), &mut Vec::new());
+            assert!((loss - whole).abs() < 1e-5, "{loss} is not {whole}");
             for (i, &grad) in grad.iter().enumerate() {
                 let moved = |h: f32| {
                     let mut policy = policy.clone();
@@ -348,7 +406,7 @@ mod tests {
         let n = policy.params.len();
         policy.params[n - 2..].copy_from_slice(&[3.0, -6.0]);
         let (mut d_mean, mut d_log_std) = (Vec::new(), Vec::new());
-        let loss = policy.cloning_loss(&[0.0, 0.0], &[0.0, 0.0], None, &mut d_mean, &mut d_log_std);
+        let loss = policy.cloning_loss(&[0.0, 0.0], &[0.0, 0.0], &[1.0], &mut d_mean, &mut d_log_std);
         assert!((loss - f64::from(2.0 - 5.0 + 2.0 * HALF_LN_TAU)).abs() < 1e-5);
         assert_eq!(d_log_std, [0.0, 0.0]);
     }

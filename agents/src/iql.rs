@@ -7,7 +7,7 @@
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
-use crate::box_policy::{BoxPolicyPass, BoxPolicyShape};
+use crate::box_policy::{BoxPolicyShape, CloningPass};
 use crate::check;
 use crate::critics::{TwinCritics, join, smaller};
 use crate::dataset::Batch;
@@ -103,10 +103,8 @@ pub struct Iql {
     value_optimizer: Adam,
     value_grad: Vec<f32>,
     policy_optimizer: Adam,
-    pass: BoxPolicyPass,
+    pass: CloningPass,
     grad: Vec<f32>,
-    d_mean: Vec<f32>,
-    d_log_std: Vec<f32>,
     weight: Vec<f32>,
     joined: Vec<f32>,
     /// The smaller target critic's values, the slope of V's loss in V, advantages, and the critics' targets, each `[B]`.
@@ -147,10 +145,8 @@ impl Iql {
                 value_grad: vec![0.0; value.len()],
                 value,
                 policy_optimizer: Adam::new(policy.params.len(), 1e-8),
-                pass: policy.pass(batch_size),
+                pass: CloningPass::new(policy, batch_size),
                 grad: vec![0.0; policy.params.len()],
-                d_mean: Vec::new(),
-                d_log_std: Vec::new(),
                 weight: Vec::new(),
                 joined: Vec::new(),
                 q: Vec::new(),
@@ -190,10 +186,8 @@ impl OfflineUpdate for Iql {
         refill(&mut self.weight, advantage.iter().map(|a| (beta * a).exp().min(clip)));
         let spent = agent.setup.budget.spent(&agent.progress);
         let anneal = if config.anneal_policy_lr { (1.0 + (std::f64::consts::PI * spent).cos()) / 2.0 } else { 1.0 };
-        let mean = policy.means(&policy.params, &batch.obs, &mut self.pass, workers);
-        let (d_mean, d_log_std) = (&mut self.d_mean, &mut self.d_log_std);
-        let policy_loss = policy.cloning_loss(mean, &batch.action, Some(&self.weight), d_mean, d_log_std);
-        policy.backward(d_mean, d_log_std, &mut self.pass, &mut self.grad, workers);
+        let (weight, grad) = (&self.weight, &mut self.grad);
+        let policy_loss = self.pass.gradient(policy, &batch.obs, &batch.action, weight, grad, workers);
         self.policy_optimizer.step_on(&mut policy.params, &self.grad, anneal * config.learning_rate, workers);
 
         // The critics towards r + γ V(s'), and their targets after them.

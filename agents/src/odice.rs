@@ -15,7 +15,7 @@ use bregman_envs::rng::NumpyRng;
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
-use crate::box_policy::{BoxPolicy, BoxPolicyPass, BoxPolicyShape};
+use crate::box_policy::{BoxPolicy, BoxPolicyShape, CloningPass};
 use crate::check;
 use crate::critics::polyak;
 use crate::dataset::Batch;
@@ -195,10 +195,8 @@ pub struct Odice {
     step: ValueStep<f32>,
     vf_optimizer: Adam,
     optimizer: Adam,
-    pass: BoxPolicyPass,
+    pass: CloningPass,
     grad: Vec<f32>,
-    d_mean: Vec<f32>,
-    d_log_std: Vec<f32>,
     weight: Vec<f32>,
     reward: Vec<f32>,
     /// Whether the last iteration's policy weights were all 0.
@@ -254,10 +252,8 @@ impl Odice {
             vf_optimizer: Adam::new(params.len(), 1e-8),
             params,
             optimizer: Adam::new(policy.params.len(), 1e-8).with_weight_decay(config.weight_decay),
-            pass: policy.pass(batch_size),
+            pass: CloningPass::new(policy, batch_size),
             grad: vec![0.0; policy.params.len()],
-            d_mean: Vec::new(),
-            d_log_std: Vec::new(),
             weight: Vec::new(),
             reward: Vec::new(),
             dead: false,
@@ -270,7 +266,7 @@ impl OfflineUpdate for Odice {
     /// The weights come from V as it is before its own step.
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
         let Odice { config, rule, values, params, target, step, vf_optimizer, optimizer, .. } = self;
-        let Odice { pass, grad, d_mean, d_log_std, weight, reward, .. } = self;
+        let Odice { pass, grad, weight, reward, .. } = self;
         reward.clear();
         reward.extend(batch.reward.iter().map(|&r| if config.imitation { 0.0 } else { r }));
         let transitions =
@@ -305,9 +301,7 @@ impl OfflineUpdate for Odice {
                 cosine
             },
             || {
-                let mean = policy.means(&policy.params, &batch.obs, pass, workers);
-                let loss = policy.cloning_loss(mean, &batch.action, Some(weight), d_mean, d_log_std);
-                policy.backward(d_mean, d_log_std, pass, grad, workers);
+                let loss = pass.gradient(policy, &batch.obs, &batch.action, weight, grad, workers);
                 optimizer.step_on(&mut policy.params, grad, config.learning_rate, workers);
                 loss
             },
