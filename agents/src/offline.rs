@@ -191,6 +191,8 @@ pub struct Offline<U> {
     stream: NumpyRng,
     /// Of the data that a loaded snapshot was trained on.
     fingerprint: Option<u64>,
+    /// Sentences for the next report.
+    warnings: Vec<String>,
 }
 
 /// What is learned from, as it is drawn.
@@ -234,6 +236,7 @@ impl<U: OfflineUpdate> Offline<U> {
             data: None,
             stream: Seed(setup.seed).stream("batch", 0),
             fingerprint: None,
+            warnings: config.precision.available_on(setup.device).1.map(str::to_string).into_iter().collect(),
             config,
         })
     }
@@ -314,7 +317,8 @@ impl<U: OfflineUpdate> Learner for Offline<U> {
         self.agent.progress.iterations += 1;
         let mut metrics = means.metrics();
         metrics.add("train/n_updates", self.agent.progress.grad_steps as f64);
-        let warnings = self.update.warning(&metrics).into_iter().collect();
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(self.update.warning(&metrics));
         Ok(Report { metrics, warnings, ..Default::default() })
     }
 

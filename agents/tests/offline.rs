@@ -9,6 +9,7 @@ use bregman_agents::bc::{Bc, BcConfig};
 use bregman_agents::dataset::{Block, D4rlWriter, DatasetConfig, MinariInfo, MinariWriter};
 use bregman_agents::iql::{Iql, IqlConfig};
 use bregman_agents::learner::{Budget, DataSource, EvalRequest, Learner, Setup, Snapshot};
+use bregman_agents::nn::Precision;
 use bregman_agents::odice::{GradientRule, Odice, OdiceConfig, PolicyWeight};
 use bregman_agents::offline::{Offline, OfflineConfig, OfflineUpdate, RewardScale};
 use bregman_agents::registry::AgentRegistry;
@@ -274,6 +275,16 @@ fn runs_repeat_on_any_number_of_threads_and_resume_to_the_bit() {
             assert!(end == whole && [before, rest].concat() == logged, "{case:?} resumed after {pause}");
         }
     }
+}
+
+#[test]
+fn the_first_report_says_where_bf16_is_not_to_be_had() {
+    let mut learner = agent(AGENTS[7], 1);
+    let mut said = || {
+        let warnings = learner.step().expect("finite numbers").warnings;
+        warnings.into_iter().find(|warning| warning.contains("bf16"))
+    };
+    assert_eq!([said(), said()], [Precision::Bf16.available().1.map(str::to_string), None]);
 }
 
 #[test]
