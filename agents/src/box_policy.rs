@@ -41,7 +41,7 @@ pub struct BoxPolicyShape<'a> {
     pub squash: bool,
     /// Whether there are deviations.
     pub stochastic: bool,
-    /// Of the products of hidden layers.
+    /// Of the products between hidden layers.
     pub precision: Precision,
     /// Where passes over batches are computed.
     pub device: Device,

@@ -66,7 +66,7 @@ pub struct OffPolicyConfig {
     pub log_std_max: f64,
     /// How ln σ is kept between them: `clamp`, or `tanh` of the network's output stretched over the interval.
     pub log_std_bound: LogStdBound,
-    /// Products of hidden layers in gradient steps: `f32`, or `bf16` where the device multiplies such. Actions are in `f32`.
+    /// Products between hidden layers in gradient steps: `f32`, or `bf16` where the device multiplies such. Actions are in `f32`.
     pub precision: Precision,
 }
 

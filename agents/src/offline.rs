@@ -36,7 +36,7 @@ pub struct OfflineConfig {
     pub reward_scale: RewardScale,
     /// Shift observations by the dataset's mean and divide them by its standard deviation + 0.001.
     pub normalize_obs: bool,
-    /// Of the products of hidden layers: f32 or bf16.
+    /// Of the products between hidden layers: f32 or bf16.
     pub precision: Precision,
 }
 

@@ -67,8 +67,8 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// The numbers that products of hidden layers are made of. Parameters, sums and the last layer are in single precision
-/// either way.
+/// The numbers that products between hidden layers are made of. Parameters, sums, the first and the last layer are in single
+/// precision either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
