@@ -175,8 +175,9 @@ mod plain {
 #[cfg(target_feature = "avx512bf16")]
 mod wide {
     use std::arch::x86_64::{
-        _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16, _mm512_shuffle_i32x4,
-        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16,
+        _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+        _mm512_unpacklo_epi64,
     };
     use std::array::from_fn;
     use std::mem::transmute;
@@ -206,7 +207,8 @@ mod wide {
         // SAFETY: as above.
         unsafe {
             let both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd.as_ptr()), _mm512_loadu_ps(even.as_ptr()));
-            transmute(_mm512_permutexvar_epi16(transmute(IN_TURN), transmute(both)))
+            let in_turn = transmute::<[u16; 2 * LANES], __m512i>(IN_TURN);
+            transmute(_mm512_permutexvar_epi16(in_turn, transmute::<__m512bh, __m512i>(both)))
         }
     }
 
