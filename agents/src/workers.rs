@@ -296,7 +296,11 @@ mod tests {
                 workers.run(|| [0, 1].par_iter().for_each(|_| _ = both.wait()));
                 // Its own second piece goes to the thread that has done the first.
                 let busy = AtomicBool::new(true);
-                let until_idle = || while busy.load(Ordering::Acquire) {};
+                let until_idle = || {
+                    while busy.load(Ordering::Acquire) {
+                        thread::yield_now();
+                    }
+                };
                 workers.join(
                     || busy.store(false, Ordering::Release),
                     || {
