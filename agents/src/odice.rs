@@ -183,6 +183,11 @@ impl Values<f32> for TwinValues {
         let (twins, room, workers) = self.room(side);
         twins.backward(params, room, d_values, grad, workers);
     }
+
+    fn backward_two(&mut self, params: &[f32], side: Side, d_values: [&[f32]; 2], grads: [&mut [f32]; 2]) {
+        let (twins, room, workers) = self.room(side);
+        twins.backward_two(params, room, d_values, grads, workers);
+    }
 }
 
 /// O-DICE.

@@ -337,6 +337,55 @@ impl Mlp {
         self.take_back(params, workspace, d_output, grad, Some(workers));
     }
 
+    /// [`backward`](Mlp::backward) of two losses at once, for a network with one output: what a row hands back is then the same for
+    /// both but for a factor, so that one way back will do.
+    pub fn backward_two<T: Real>(
+        &self,
+        params: &[T],
+        workspace: &mut Workspace<T>,
+        d_outputs: [&[T]; 2],
+        mut grads: [&mut [T]; 2],
+    ) {
+        let rows = workspace.rows;
+        assert!(
+            self.num_outputs() == 1 && d_outputs.iter().all(|d| d.len() == rows),
+            "two gradients for each row's output"
+        );
+        if let Some(tensors) = &mut workspace.tensors {
+            let losses = d_outputs.into_iter().zip(grads);
+            return losses.for_each(|(d_output, grad)| tensors.backward(d_output, &mut grad[..self.num_params()]));
+        }
+        let [d_out, d_in] = &mut workspace.passed;
+        d_out[..rows].fill(T::one());
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let (d, scaled) = (&mut d_out[..rows * layer.outputs], &mut d_in[..rows * layer.outputs]);
+            if i + 1 < self.layers.len() {
+                self.activation.multiply_by_slope(&workspace.values[i + 1], &workspace.slopes[i], d);
+                if let (Some([gain, _]), Some(normalized)) = (&layer.norm, &workspace.normalized[i]) {
+                    for (d_output, grad) in d_outputs.iter().zip(&mut grads) {
+                        scale_rows(d, d_output, scaled);
+                        let (d_gain, rest) = grad[gain.start..].split_at_mut(gain.len());
+                        normalized.backward_parameters(scaled, d_gain, &mut rest[..gain.len()]);
+                    }
+                    for (row, d) in d.chunks_exact_mut(gain.len()).enumerate() {
+                        normalized.backward_row(row, d, &params[gain.clone()]);
+                    }
+                }
+            }
+            for (d_output, grad) in d_outputs.iter().zip(&mut grads) {
+                scale_rows(d, d_output, scaled);
+                let input = Matrix::new(&workspace.values[i], rows, layer.inputs).t();
+                let (d_weight, d_bias) = grad[layer.weight.start..layer.bias.end].split_at_mut(layer.weight.len());
+                matmul(input, Matrix::new(scaled, rows, layer.outputs), d_weight, self.precision_of(i));
+                add_up_rows(scaled, d_bias);
+            }
+            if i > 0 {
+                self.to_layer_input(i, params, d, d_in);
+                std::mem::swap(d_out, d_in);
+            }
+        }
+    }
+
     fn take_back<T: Real>(
         &self,
         params: &[T],
@@ -383,10 +432,7 @@ impl Mlp {
                     }
                 }
             }
-            d_bias.fill(T::zero());
-            for row in d.chunks_exact(layer.outputs) {
-                d_bias.iter_mut().zip(row).for_each(|(b, &d)| *b += d);
-            }
+            add_up_rows(d, d_bias);
             if i > 0 {
                 std::mem::swap(d_out, d_in);
             }
@@ -535,6 +581,22 @@ impl Mlp {
     }
 }
 
+/// The sum of all rows.
+fn add_up_rows<T: Real>(rows: &[T], sum: &mut [T]) {
+    sum.fill(T::zero());
+    for row in rows.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+    }
+}
+
+/// Every row times its factor, into `scaled`.
+fn scale_rows<T: Real>(rows: &[T], factors: &[T], scaled: &mut [T]) {
+    let width = rows.len() / factors.len();
+    for ((row, scaled), &factor) in rows.chunks_exact(width).zip(scaled.chunks_exact_mut(width)).zip(factors) {
+        scaled.iter_mut().zip(row).for_each(|(y, &x)| *y = factor * x);
+    }
+}
+
 /// Fills an `[inputs, outputs]` matrix with orthonormal rows or columns, whichever are fewer, times `gain`: Gram-Schmidt
 /// on Gaussian vectors, uniform over orthogonal frames.
 fn orthogonal<T: Real>(inputs: usize, outputs: usize, gain: f64, rng: &mut NumpyRng, weight: &mut [T]) {
@@ -602,7 +664,7 @@ mod tests {
         let mut rng = NumpyRng::new(7);
         let activations = [Activation::Tanh, Activation::Relu, Activation::Elu, Activation::Silu];
         for (activation, norm) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
-            for (widths, rows) in [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![4, 33, 1], 1)] {
+            for (widths, rows) in [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![5, 12, 7, 1], 10), (vec![4, 33, 1], 1)] {
                 let mlp = Mlp::with_norm(&widths, activation, norm);
                 let mut params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
                 // Gains and shifts start as 1 and 0, which would hide them.
@@ -636,6 +698,14 @@ mod tests {
                     close(mlp.backward_input(&params, &mut workspace, &d_output), d_input, tolerance);
                     close(mlp.jvp(&params, &direction, &mut workspace.clone()), &tangent, tolerance);
                     assert_eq!(output, mlp.output(&workspace));
+                    if mlp.num_outputs() == 1 {
+                        let twice: Vec<T> = d_output.iter().map(|&d| d + d).collect();
+                        let mut grads = [(); 2].map(|()| vec![T::of(9.0); mlp.num_params()]);
+                        let [one, other] = &mut grads;
+                        mlp.backward_two(&params, &mut workspace, [&twice, &d_output], [one, other]);
+                        close(&grads[0], &(d_params * 2.0), tolerance);
+                        close(&grads[1], d_params, tolerance);
+                    }
                 }
 
                 let mut row = vec![T::zero(); mlp.num_outputs()];

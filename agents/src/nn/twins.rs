@@ -73,7 +73,7 @@ impl Twins {
         assert_eq!(params.len(), self.num_params(), "parameters of all networks");
         workspace.rows = input.len() / self.mlp.num_inputs();
         let outputs = &mut workspace.outputs[..self.count * workspace.rows * self.mlp.num_outputs()];
-        side_by_side(workers, &mut workspace.networks, outputs, 0, &|k, network, output| {
+        side_by_side(workers, &mut workspace.networks, &mut *outputs, 0, &|k, network, output: &mut [T]| {
             output.copy_from_slice(self.mlp.forward(self.part(params, k), input, network));
         });
         outputs
@@ -101,6 +101,23 @@ impl Twins {
         });
     }
 
+    /// [`backward`](Twins::backward) of two losses at once, for networks with one output each; see [`Mlp::backward_two`].
+    pub fn backward_two<T: Real>(
+        &self,
+        params: &[T],
+        workspace: &mut TwinsWorkspace<T>,
+        d_outputs: [&[T]; 2],
+        [grad, other]: [&mut [T]; 2],
+        workers: &Workers,
+    ) {
+        assert!([&grad, &other].iter().all(|grad| grad.len() == self.num_params()), "gradients for all networks");
+        let rows = workspace.rows;
+        side_by_side(workers, &mut workspace.networks, (grad, other), 0, &|k, network, (grad, other)| {
+            let d_outputs = d_outputs.map(|d| &d[k * rows..(k + 1) * rows]);
+            self.mlp.backward_two(self.part(params, k), network, d_outputs, [grad, other]);
+        });
+    }
+
     /// The gradient of a loss in the input, `[rows, num_inputs]`: the sum of what comes through every network, given the
     /// loss's gradient in the outputs of the last [`forward`](Twins::forward), `[count, rows, num_outputs]`.
     pub fn backward_input<'w, T: Real>(
@@ -111,7 +128,7 @@ impl Twins {
         workers: &Workers,
     ) -> &'w [T] {
         let len = workspace.rows * self.mlp.num_outputs();
-        side_by_side(workers, &mut workspace.networks, &mut [(); 0], 0, &|k, network, _: &mut [()]| {
+        side_by_side(workers, &mut workspace.networks, &mut [(); 0][..], 0, &|k, network, _: &mut [()]| {
             self.mlp.backward_input(self.part(params, k), network, &d_output[k * len..(k + 1) * len]);
         });
         let d_input = &mut workspace.d_input[..workspace.rows * self.mlp.num_inputs()];
@@ -128,20 +145,40 @@ impl Twins {
     }
 }
 
-/// Calls `work` with every network's number, its workspace and its share of `out`, which has as many equal shares.
-fn side_by_side<T: Real, O: Send>(
+/// Equal shares, one for each network.
+trait Shares: Sized + Send {
+    /// The first `part` of `count` shares, and the others.
+    fn split(self, part: usize, count: usize) -> (Self, Self);
+}
+
+impl<O: Send> Shares for &mut [O] {
+    fn split(self, part: usize, count: usize) -> (Self, Self) {
+        let share = self.len() / count;
+        self.split_at_mut(part * share)
+    }
+}
+
+impl<A: Shares, B: Shares> Shares for (A, B) {
+    fn split(self, part: usize, count: usize) -> (Self, Self) {
+        let ((a, other_a), (b, other_b)) = (self.0.split(part, count), self.1.split(part, count));
+        ((a, b), (other_a, other_b))
+    }
+}
+
+/// Calls `work` with every network's number, its workspace and its share of `out`.
+fn side_by_side<T: Real, O: Shares>(
     workers: &Workers,
     networks: &mut [Workspace<T>],
-    out: &mut [O],
+    out: O,
     first: usize,
-    work: &(impl Fn(usize, &mut Workspace<T>, &mut [O]) + Sync),
+    work: &(impl Fn(usize, &mut Workspace<T>, O) + Sync),
 ) {
     if let [network] = networks {
         return work(first, network, out);
     }
-    let (half, share) = (networks.len() / 2, out.len() / networks.len());
+    let half = networks.len() / 2;
+    let (left_out, right_out) = out.split(half, networks.len());
     let (left, right) = networks.split_at_mut(half);
-    let (left_out, right_out) = out.split_at_mut(half * share);
     workers.join(
         || side_by_side(workers, left, left_out, first, work),
         || side_by_side(workers, right, right_out, first + half, work),

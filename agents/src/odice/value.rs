@@ -89,6 +89,11 @@ pub trait Values<T> {
 
     /// Writes the gradient of a loss in the parameters, given its gradient in the values of the last forward on `side`.
     fn backward(&mut self, params: &[T], side: Side, d_values: &[T], grad: &mut [T]);
+
+    /// The same for two losses.
+    fn backward_two(&mut self, params: &[T], side: Side, d_values: [&[T]; 2], grads: [&mut [T]; 2]) {
+        d_values.into_iter().zip(grads).for_each(|(d_values, grad)| self.backward(params, side, d_values, grad));
+    }
 }
 
 /// What value learning is told.
@@ -135,6 +140,7 @@ pub struct ValueStep<T> {
     linear: Vec<T>,
     through_next: Vec<T>,
     d_values: Vec<T>,
+    d_linear: Vec<T>,
     /// The smaller head's value, `[B]`.
     least: Vec<T>,
 }
@@ -218,11 +224,11 @@ impl<T: Real> ValueStep<T> {
                 0.0
             }
             GradientRule::Orthogonal => {
-                set(&mut |_| linear);
-                values.backward(params, Side::Here, d_values, &mut self.linear);
-                d_values.clear();
-                d_values.extend(residual.iter().map(|&delta| -slope(delta)));
-                values.backward(params, Side::Here, d_values, grad);
+                set(&mut |k| -slope(residual[k]));
+                self.d_linear.clear();
+                self.d_linear.resize(count, linear);
+                let grads = [&mut self.linear[..], grad];
+                values.backward_two(params, Side::Here, [&self.d_linear, d_values], grads);
                 d_values.clear();
                 d_values.extend((0..count).map(|k| through_next(k, backward_residual[k], rule.eta)));
                 values.backward(params, Side::Next, &self.d_values, &mut self.through_next);
@@ -601,6 +607,10 @@ mod tests {
 
         fn backward(&mut self, params: &[f64], side: Side, d_values: &[f64], grad: &mut [f64]) {
             self.twins.backward(params, &mut self.rooms[side as usize], d_values, grad, &self.workers);
+        }
+
+        fn backward_two(&mut self, params: &[f64], side: Side, d_values: [&[f64]; 2], grads: [&mut [f64]; 2]) {
+            self.twins.backward_two(params, &mut self.rooms[side as usize], d_values, grads, &self.workers);
         }
     }
 
