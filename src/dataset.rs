@@ -113,7 +113,8 @@ pub struct RecordArgs {
 enum Tier {
     /// Uniform actions
     Random,
-    /// The first policy under policies/ that is a third of the way from a random one to the best checkpoint, actions sampled
+    /// The policy under policies/ that is nearest to a third of the way from a random one to the best checkpoint, of those up to
+    /// the first that gets there; actions sampled
     Medium,
     /// The best checkpoint, actions sampled
     Expert,

@@ -140,8 +140,8 @@ struct Medium {
     random: f64,
 }
 
-/// The first policy under `policies/` whose deterministic return is a third of the way from a random policy's to the best
-/// checkpoint's; the learner has it afterwards.
+/// Of the policies under `policies/`, up to the first whose deterministic return is a third of the way from a random policy's
+/// to the best checkpoint's, the one that is nearest to it: a return may leap far beyond. The learner has it afterwards.
 fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &Bregman) -> Result<Medium> {
     let (manifest, _) = train::find_checkpoint(dir, "best", Part::Policy)?;
     let best = manifest.run.best.map_or(f64::NAN, |(best, _)| best);
@@ -155,11 +155,14 @@ fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &B
         .filter(|name| name.ends_with(".safetensors"))
         .collect();
     files.sort();
-    for file in files {
+    let mut rewards = Vec::new();
+    for file in &files {
         train::load_policy(dir, &format!("policies/{file}"), learner)?;
-        let reward = train::evaluate(run, learner, Some(10), false)?.mean_reward();
-        if reward >= random + (best - random) / 3.0 {
+        rewards.push(train::evaluate(run, learner, Some(10), false)?.mean_reward());
+        if let Some(chosen) = nearest_to(random + (best - random) / 3.0, &rewards) {
+            let (file, reward) = (files[chosen].clone(), rewards[chosen]);
             note!("medium is policies/{file}: {reward:.1}, between {random:.1} at random and {best:.1} at best");
+            train::load_policy(dir, &format!("policies/{file}"), learner)?;
             return Ok(Medium { file, reward, best, random });
         }
     }
@@ -168,6 +171,13 @@ fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &B
          `checkpoint.snapshot_every` keeps policies while a run trains, and `--checkpoint` names one",
         dir.display()
     )
+}
+
+/// Which of `rewards` is nearest to `goal`, once the last of them has reached it.
+fn nearest_to(goal: f64, rewards: &[f64]) -> Option<usize> {
+    let distance = |index: &usize| (rewards[*index] - goal).abs();
+    let reached = rewards.last().is_some_and(|last| *last >= goal);
+    reached.then(|| (0..rewards.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))))?
 }
 
 /// Mean return of ten episodes of uniform actions.
@@ -207,4 +217,18 @@ fn pour(learner: &dyn Learner, recorder: &mut Recorder) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medium_is_nearest_to_the_goal_before_and_at_reaching_it() {
+        assert_eq!(nearest_to(1000.0, &[]), None);
+        assert_eq!(nearest_to(1000.0, &[100.0, 900.0, 990.0]), None);
+        assert_eq!(nearest_to(1000.0, &[100.0, 900.0, 300.0, 3000.0]), Some(1));
+        assert_eq!(nearest_to(1000.0, &[100.0, 900.0, 1050.0]), Some(2));
+        assert_eq!(nearest_to(1000.0, &[1500.0]), Some(0));
+    }
 }
