@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::learner::{LearnError, Snapshot};
-use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::optim::{Adam, clip_grad_norm};
 use crate::optional;
 
 /// Settings of the inner loop.
@@ -139,10 +139,8 @@ impl InnerLoop {
             if step == 0 {
                 report.before = value;
             }
-            let norm = match (self.config.inner_optimizer, self.config.max_grad_norm) {
-                (InnerOptimizer::Adam, Some(max)) => clip_grad_norm(&mut self.grad, max),
-                _ => grad_norm(&self.grad),
-            };
+            let clips = self.config.inner_optimizer == InnerOptimizer::Adam;
+            let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm.filter(|_| clips));
             report.grad_norm += norm / self.config.inner_steps as f64;
             if !norm.is_finite() {
                 return report;

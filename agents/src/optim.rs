@@ -87,10 +87,10 @@ fn descend(
     }
 }
 
-/// Scales `grad` down to the norm `max` if it is longer, as PyTorch does; returns the norm before.
-pub fn clip_grad_norm(grad: &mut [f32], max: f64) -> f64 {
+/// Scales `grad` down to the norm `max`, if there is one and it is longer, as PyTorch does; returns the norm before.
+pub fn clip_grad_norm(grad: &mut [f32], max: Option<f64>) -> f64 {
     let norm = grad_norm(grad);
-    let scale = max / (norm + 1e-6);
+    let scale = max.map_or(1.0, |max| max / (norm + 1e-6));
     if scale < 1.0 {
         grad.iter_mut().for_each(|g| *g *= scale as f32);
     }
@@ -158,10 +158,12 @@ mod tests {
     #[test]
     fn long_gradients_are_cut_to_the_norm_and_short_ones_stay() {
         let mut grad = [3.0, 4.0];
-        assert_eq!(clip_grad_norm(&mut grad, 0.5), 5.0);
+        assert_eq!(clip_grad_norm(&mut grad, Some(0.5)), 5.0);
         assert!((grad_norm(&grad) - 0.5).abs() < 1e-6);
         let mut grad = [0.03, 0.04];
-        clip_grad_norm(&mut grad, 0.5);
+        clip_grad_norm(&mut grad, Some(0.5));
         assert_eq!(grad, [0.03, 0.04]);
+        let mut grad = [3.0, 4.0];
+        assert_eq!((clip_grad_norm(&mut grad, None), grad), (5.0, [3.0, 4.0]));
     }
 }

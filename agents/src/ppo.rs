@@ -18,7 +18,7 @@ use crate::on_policy::{
     AdvantageNorm, Agent, Batch, OnPolicy, OnPolicyConfig, Update, explained_variance, load_stream, shuffle,
     standardize, take_rows,
 };
-use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::optim::{Adam, clip_grad_norm};
 use crate::optional;
 use crate::registry::{AgentConfig, AgentEntry, Part};
 use crate::value::{Sloped, value_loss};
@@ -205,10 +205,7 @@ impl Update for Ppo {
                 if self.config.target_kl.is_some_and(|target| losses.approx_kl > 1.5 * target) {
                     break 'epochs;
                 }
-                let norm = match self.config.max_grad_norm {
-                    Some(max) => clip_grad_norm(&mut self.grad, max),
-                    None => grad_norm(&self.grad),
-                };
+                let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm);
                 if !norm.is_finite() {
                     return Err(agent.non_finite("the gradient's norm", norm));
                 }

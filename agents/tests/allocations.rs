@@ -104,7 +104,7 @@ fn passes_through_networks_and_optimiser_steps_allocate_nothing() {
                         mlp.forward(twins.part(&params, 0), &input, &mut single);
                         mlp.jvp(twins.part(&params, 0), twins.part(&grad, 0), &mut single);
                         mlp.forward_row(twins.part(&params, 0), &input[..mlp.num_inputs()], &mut scratch, &mut row);
-                        clip_grad_norm(&mut grad, 0.5);
+                        clip_grad_norm(&mut grad, Some(0.5));
                         adam.step(&mut params, &grad, 1e-3);
                     }
                 });

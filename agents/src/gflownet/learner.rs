@@ -17,7 +17,7 @@ use super::settings::GflownetConfig;
 use crate::check;
 use crate::learner::{Array, Drawn, EvalRequest, Evaluation, LearnError, Learner, Progress, Report, Setup, Snapshot};
 use crate::on_policy::load_stream;
-use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::optim::{Adam, clip_grad_norm};
 use crate::workers::Workers;
 
 /// ln Z as a parameter of trajectory balance.
@@ -275,10 +275,7 @@ impl Gflownet {
             return Err(LearnError::NonFinite { what, value: loss.loss, iteration, env_steps });
         }
         self.sampler.pass.backward(&self.params, &mut self.grad);
-        let norm = match self.config.max_grad_norm {
-            Some(max) => clip_grad_norm(&mut self.grad, max),
-            None => grad_norm(&self.grad),
-        };
+        let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm);
         let part = self.learning_rate();
         self.adam.step_on(&mut self.params, &self.grad, part * self.config.learning_rate, &self.workers);
         if self.objective == Objective::TrajectoryBalance {

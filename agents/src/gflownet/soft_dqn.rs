@@ -23,7 +23,7 @@ use crate::check;
 use crate::learner::{Array, Drawn, EvalRequest, Evaluation, LearnError, Learner, Progress, Report, Setup, Snapshot};
 use crate::nn::{Activation, Real};
 use crate::on_policy::load_stream;
-use crate::optim::{Adam, clip_grad_norm, grad_norm};
+use crate::optim::{Adam, clip_grad_norm};
 use crate::optional;
 use crate::priorities::Drawing;
 use crate::registry::AgentConfig;
@@ -287,10 +287,7 @@ impl SoftDqn {
         }
         self.replay.drawing.reprioritize(&self.batch.row, &self.batch.error);
         self.sampler.pass.backward(&self.params, &mut self.grad);
-        let norm = match self.config.max_grad_norm {
-            Some(max) => clip_grad_norm(&mut self.grad, max),
-            None => grad_norm(&self.grad),
-        };
+        let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm);
         let learning_rate = self.learning_rate();
         self.adam.step_on(&mut self.params, &self.grad, learning_rate, &self.workers);
         self.progress.grad_steps += 1;
