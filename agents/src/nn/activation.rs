@@ -29,11 +29,18 @@ impl Activation {
         match self {
             Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
             Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
-            Activation::Elu => values.iter_mut().for_each(|x| {
-                let below = x.min(T::zero()).exp_m1_fast();
-                *x = if *x > T::zero() { *x } else { below };
-            }),
+            Activation::Elu => values.iter_mut().for_each(|x| *x = elu(*x)),
             Activation::Silu => values.iter_mut().for_each(|x| *x *= sigmoid(*x)),
+        }
+    }
+
+    /// As [`apply`](Activation::apply), of rows that still lack their bias: one pass over them and not two.
+    pub(super) fn apply_with_bias<T: Real>(self, rows: &mut [T], bias: &[T]) {
+        match self {
+            Activation::Tanh => add_bias(rows, bias, T::tanh_fast),
+            Activation::Relu => add_bias(rows, bias, |x| x.max(T::zero())),
+            Activation::Elu => add_bias(rows, bias, elu),
+            Activation::Silu => add_bias(rows, bias, |x| x * sigmoid(x)),
         }
     }
 
@@ -83,6 +90,23 @@ impl Activation {
             }),
         }
     }
+}
+
+/// `y = f(y + b)` in every row, and every place of it with its own `b`.
+#[inline(always)]
+pub(super) fn add_bias<T: Real>(rows: &mut [T], bias: &[T], f: impl Fn(T) -> T) {
+    if let &[b] = bias {
+        return rows.iter_mut().for_each(|y| *y = f(*y + b));
+    }
+    for row in rows.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(y, &b)| *y = f(*y + b));
+    }
+}
+
+#[inline(always)]
+fn elu<T: Real>(x: T) -> T {
+    let below = x.min(T::zero()).exp_m1_fast();
+    if x > T::zero() { x } else { below }
 }
 
 /// 1/(1 + e⁻ˣ).

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use bregman_envs::rng::NumpyRng;
 
+use super::activation::add_bias;
 use super::layer_norm::{self, Normalized};
 use super::linalg::{Matrix, matmul, matmul_add, matmul_on};
 use super::tensors::{Place, TensorPass};
@@ -303,11 +304,13 @@ impl Mlp {
                 Some(workers) => matmul_on(input, weight, out, precision, workers),
                 None => matmul(input, weight, out, precision),
             }
-            let bias = &params[layer.bias.clone()];
-            for row in out.chunks_exact_mut(layer.outputs) {
-                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            let (bias, hidden) = (&params[layer.bias.clone()], i + 1 < self.layers.len());
+            if hidden && layer.norm.is_none() && !self.activation.keeps_slope() {
+                self.activation.apply_with_bias(out, bias);
+                continue;
             }
-            if i + 1 < self.layers.len() {
+            add_bias(out, bias, |x| x);
+            if hidden {
                 if let (Some((gain, shift)), Some(normalized)) = (layer.norm(params), &mut workspace.normalized[i]) {
                     normalized.forward(out, gain, shift, before);
                 }
