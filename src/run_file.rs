@@ -324,13 +324,23 @@ pub(crate) fn is_storage(key: &str) -> bool {
     key == "dataset.storage" || key.ends_with(".buffer_storage")
 }
 
+/// Looks into the dataset that a run file names.
+///
+/// # Errors
+/// [`BadInput`]: what is wrong with it; of the project's own data also what makes them.
+pub(crate) fn open_dataset(path: &str) -> Result<Source> {
+    let made_here = path.starts_with("datasets/ours/") && !Path::new(path).exists();
+    let hint = if made_here { "; `scripts/make_datasets` makes it" } else { "" };
+    Ok(Source::open(path).map_err(|e| BadInput(format!("`dataset.path`: {e}{hint}")))?)
+}
+
 /// The table with the dataset's own environment where it names none.
 fn with_env_of_dataset(mut table: Table) -> Result<Table> {
     let path = table.get("dataset").and_then(|dataset| dataset.get("path")).and_then(Value::as_str);
     if let Some(path) = path
         && !table.contains_key("env")
     {
-        let source = Source::open(path).map_err(|e| BadInput(format!("`dataset.path`: {e}")))?;
+        let source = open_dataset(path)?;
         let Some(env) = &source.header().env else {
             bad_input!(
                 "`env` is missing, and {path} names no environment: write `[env]` with the `id` of one to evaluate in"

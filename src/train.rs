@@ -12,14 +12,13 @@ use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agents::dataset::Source;
 use crate::agents::learner::{Criterion, EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
 use crate::agents::nn::Device;
 use crate::agents::scores::{self, Reference};
 use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
-use crate::run_file::{RunFile, ScoreName, ScoreSetting};
+use crate::run_file::{RunFile, ScoreName, ScoreSetting, open_dataset};
 use crate::terminal::note;
 use crate::{BadInput, Bregman, metrics, run_dir};
 
@@ -151,7 +150,7 @@ pub fn reference(run: &RunFile) -> Result<Option<Reference>> {
         })?,
         ScoreSetting::Named(ScoreName::Dataset) => {
             let path = run.dataset.as_ref().map_or("", |dataset| &dataset.path);
-            let source = Source::open(path).map_err(|e| BadInput(format!("`eval.score = \"dataset\"`: {e}")))?;
+            let source = open_dataset(path)?;
             let Some((random, expert)) = source.header().reference else {
                 bad_input!("`eval.score = \"dataset\"`: {path} does not say which returns count as 0 and 100");
             };
