@@ -10,6 +10,7 @@ mod bf16;
 mod device;
 mod halves;
 mod kernel;
+mod lanes;
 mod layer_norm;
 mod linalg;
 mod mkl;

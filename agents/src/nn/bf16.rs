@@ -8,10 +8,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::lanes::{self, LANES};
 use super::linalg::Matrix;
-
-/// Words in a vector.
-const LANES: usize = 16;
 
 /// Columns of a panel: two vectors of sums.
 const WIDTH: usize = 2 * LANES;
@@ -91,7 +89,7 @@ pub(super) fn multiply(a: Matrix<f32>, b: Matrix<f32>, out: &mut [f32], add: boo
 fn pack_line(line: &[f32], to: &mut [Pair]) {
     let (whole, rest) = line.as_chunks::<{ 2 * LANES }>();
     let (to, to_rest) = to.split_at_mut(whole.len() * LANES);
-    to.as_chunks_mut().0.iter_mut().zip(whole).for_each(|(to, line)| *to = lanes::neighbours(line));
+    to.as_chunks_mut().0.iter_mut().zip(whole).for_each(|(to, line)| *to = pairs::neighbours(line));
     let (whole, rest) = rest.as_chunks::<2>();
     to_rest.iter_mut().zip(whole).for_each(|(to, &[even, odd])| *to = pair(even, odd));
     if let &[even] = rest {
@@ -106,7 +104,7 @@ fn pack_lines<'a>(matrix: Matrix<f32>, places: Range<usize>, first: usize, to: i
         if k + 1 < places.end {
             let ((even, even_rest), (odd, odd_rest)) = (line(k).as_chunks(), line(k + 1).as_chunks());
             let (to, to_rest) = to.as_chunks_mut();
-            to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (even, odd))| *to = lanes::zipped(even, odd));
+            to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (even, odd))| *to = pairs::zipped(even, odd));
             to_rest
                 .iter_mut()
                 .zip(even_rest.iter().zip(odd_rest))
@@ -164,22 +162,12 @@ mod plain {
     pub(super) fn zipped(even: &[f32; LANES], odd: &[f32; LANES]) -> [Pair; LANES] {
         from_fn(|i| pair(even[i], odd[i]))
     }
-
-    /// Rows become columns.
-    pub(super) fn transposed(rows: &[[Pair; LANES]; LANES]) -> [[Pair; LANES]; LANES] {
-        from_fn(|j| from_fn(|i| rows[i][j]))
-    }
 }
 
 /// The same in AVX-512. Numbers below the normal ones become 0, for which the product takes them anyway.
 #[cfg(target_feature = "avx512bf16")]
 mod wide {
-    use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16,
-        _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-        _mm512_unpacklo_epi64,
-    };
-    use std::array::from_fn;
+    use std::arch::x86_64::{__m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_permutexvar_epi16};
     use std::mem::transmute;
 
     use super::{LANES, Pair};
@@ -211,44 +199,12 @@ mod wide {
             transmute(_mm512_permutexvar_epi16(in_turn, transmute::<__m512bh, __m512i>(both)))
         }
     }
-
-    #[inline(always)]
-    pub(super) fn transposed(rows: &[[Pair; LANES]; LANES]) -> [[Pair; LANES]; LANES] {
-        // SAFETY: as above.
-        unsafe {
-            // A vector has four quarters of four lanes. First the quarters, four by four rows: x[4 b + c] has in quarter q column
-            // 4 q + c of rows 4 b to 4 b + 3.
-            let rows = rows.each_ref().map(|row| _mm512_loadu_si512(row.as_ptr().cast()));
-            let mut x = rows;
-            for b in [0, 4, 8, 12] {
-                let [r0, r1, r2, r3] = [rows[b], rows[b + 1], rows[b + 2], rows[b + 3]];
-                let (low, low_next) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
-                let (high, high_next) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
-                x[b] = _mm512_unpacklo_epi64(low, low_next);
-                x[b + 1] = _mm512_unpackhi_epi64(low, low_next);
-                x[b + 2] = _mm512_unpacklo_epi64(high, high_next);
-                x[b + 3] = _mm512_unpackhi_epi64(high, high_next);
-            }
-            // Then quarters q of x[c], x[4 + c], x[8 + c] and x[12 + c] are column 4 q + c.
-            let columns: [[_; 4]; 4] = from_fn(|c| {
-                let even = [0, 8].map(|b| _mm512_shuffle_i32x4::<0b10_00_10_00>(x[b + c], x[b + 4 + c]));
-                let odd = [0, 8].map(|b| _mm512_shuffle_i32x4::<0b11_01_11_01>(x[b + c], x[b + 4 + c]));
-                [
-                    _mm512_shuffle_i32x4::<0b10_00_10_00>(even[0], even[1]),
-                    _mm512_shuffle_i32x4::<0b10_00_10_00>(odd[0], odd[1]),
-                    _mm512_shuffle_i32x4::<0b11_01_11_01>(even[0], even[1]),
-                    _mm512_shuffle_i32x4::<0b11_01_11_01>(odd[0], odd[1]),
-                ]
-            });
-            from_fn(|j| transmute(columns[j % 4][j / 4]))
-        }
-    }
 }
 
 #[cfg(not(target_feature = "avx512bf16"))]
-use plain as lanes;
+use plain as pairs;
 #[cfg(target_feature = "avx512bf16")]
-use wide as lanes;
+use wide as pairs;
 
 /// Writes a row's sums to what there is of the result, or adds them.
 fn put(sums: &[f32; WIDTH], line: &mut [f32], add: bool) {
@@ -326,18 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn lanes_do_what_plain_words_say() {
+    fn vectors_do_what_plain_words_say() {
         let mut rng = NumpyRng::new(1);
         let mut draw = || rng.standard_normal() as f32;
         let (line, even, odd) = (from_fn(|_| draw()), from_fn(|_| draw()), from_fn(|_| draw()));
-        assert_eq!(lanes::neighbours(&line), plain::neighbours(&line));
-        assert_eq!(lanes::zipped(&even, &odd), plain::zipped(&even, &odd));
-        let square = from_fn(|i| from_fn(|j| (i * LANES + j) as Pair));
-        assert_eq!(lanes::transposed(&square), plain::transposed(&square));
+        assert_eq!(pairs::neighbours(&line), plain::neighbours(&line));
+        assert_eq!(pairs::zipped(&even, &odd), plain::zipped(&even, &odd));
         for x in [f32::MAX, f32::INFINITY, -0.0, 1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8), -1e-30] {
-            assert_eq!(lanes::zipped(&[x; LANES], &[1.0; LANES]), plain::zipped(&[x; LANES], &[1.0; LANES]), "{x}");
+            assert_eq!(pairs::zipped(&[x; LANES], &[1.0; LANES]), plain::zipped(&[x; LANES], &[1.0; LANES]), "{x}");
         }
-        assert!(f32::from_bits(lanes::zipped(&[f32::NAN; LANES], &[1.0; LANES])[3] << 16).is_nan());
+        assert!(f32::from_bits(pairs::zipped(&[f32::NAN; LANES], &[1.0; LANES])[3] << 16).is_nan());
     }
 
     /// Whole numbers are exact. Odd sizes, more than one stretch of the inner dimension, and what an earlier product left behind.

@@ -4,7 +4,10 @@
 //! result stay in registers while the inner dimension runs by (Goto & van de Geijn 2008). What is left of the columns, and
 //! fits, goes into a panel of one vector. No memory is asked for once the calling thread's scratch has grown to size.
 
+use std::array::from_fn;
+
 use super::Real;
+use super::lanes::{self, LANES};
 use super::linalg::Matrix;
 
 /// Numbers of a vector, for `f32`.
@@ -172,9 +175,11 @@ fn pack<T: Real, const W: usize>(b: Matrix<T>, start: usize, first: usize, panel
         panel.fill(T::zero());
     }
     if b.is_transposed() {
+        let column = |j: usize| &b.data()[(first + j) * b.leading() + start..][..depth];
+        let packed = pack_squares(|j| column(j), width, panel.as_chunks_mut::<W>().0);
         for j in 0..width {
-            let column = &b.data()[(first + j) * b.leading() + start..][..depth];
-            panel.chunks_exact_mut(W).zip(column).for_each(|(row, &x)| row[j] = x);
+            let from = if j < packed.1 { packed.0 } else { 0 };
+            panel.chunks_exact_mut(W).zip(column(j)).skip(from).for_each(|(row, &x)| row[j] = x);
         }
     } else {
         for (row, k) in panel.as_chunks_mut::<W>().0.iter_mut().zip(start..start + depth) {
@@ -186,6 +191,29 @@ fn pack<T: Real, const W: usize>(b: Matrix<T>, start: usize, first: usize, panel
             }
         }
     }
+}
+
+/// Copies as many of the first `width` columns, and as much of them, as whole squares hold; returns how much of how many. Of other
+/// numbers and on other processors that is nothing: there the compiler copies column by column well.
+fn pack_squares<'a, T: Real, const W: usize>(
+    column: impl Fn(usize) -> &'a [T],
+    width: usize,
+    panel: &mut [[T; W]],
+) -> (usize, usize) {
+    if !lanes::IS_FAST || size_of::<T>() != size_of::<u32>() {
+        return (0, 0);
+    }
+    let (depth, width) = (panel.len() / LANES * LANES, width / LANES * LANES);
+    for first in (0..width).step_by(LANES) {
+        let columns: [&[[T; LANES]]; LANES] = from_fn(|j| column(first + j).as_chunks().0);
+        for (k, rows) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let square = columns.map(|column| bytemuck::cast(column[k]));
+            for (row, numbers) in rows.iter_mut().zip(lanes::transposed(&square)) {
+                row.as_chunks_mut::<LANES>().0[first / LANES] = bytemuck::cast(numbers);
+            }
+        }
+    }
+    (depth, width)
 }
 
 /// The product with a panel, in blocks of rows.
@@ -212,7 +240,7 @@ fn block<T: Real, const W: usize, const R: usize>(
     let mut lines = out[row * place.cols..].chunks_mut(place.cols).map(|line| &mut line[place.first..]);
     if place.cols - place.first >= W {
         let whole = |_| lines.next().and_then(|line| line.first_chunk_mut::<W>()).expect("a panel's width");
-        sums::<T, W, R>(left, right, row, std::array::from_fn(whole), place.add);
+        sums::<T, W, R>(left, right, row, from_fn(whole), place.add);
     } else {
         let mut spare = [[T::zero(); W]; R];
         sums::<T, W, R>(left, right, row, spare.each_mut(), false);
@@ -234,7 +262,7 @@ fn sums<T: Real, const W: usize, const R: usize>(
 ) {
     let rows = |data, stride| -> [&[T]; R] {
         let data: &[T] = data;
-        std::array::from_fn(|i| &data[(row + i) * stride..][..right.depth()])
+        from_fn(|i| &data[(row + i) * stride..][..right.depth()])
     };
     match (left, right) {
         (Left::Rows(data, stride), Right::Packed(panel)) => sums_of_rows(rows(data, stride), panel, out, add),
@@ -278,7 +306,7 @@ fn sums_of_rows<T: Real, const W: usize, const R: usize>(
     out: [&mut [T; W]; R],
     add: bool,
 ) {
-    let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..panel.len()]);
+    let rows: [&[T]; R] = from_fn(|i| &rows[i][..panel.len()]);
     let mut sums = [[T::zero(); W]; R];
     for (k, right) in panel.iter().enumerate() {
         for i in 0..R {
@@ -301,7 +329,7 @@ fn sums_of_rows_stored<T: Real, const W: usize, const R: usize>(
     out: [&mut [T; W]; R],
     add: bool,
 ) {
-    let rows: [&[T]; R] = std::array::from_fn(|i| &rows[i][..depth]);
+    let rows: [&[T]; R] = from_fn(|i| &rows[i][..depth]);
     let mut sums = [[T::zero(); W]; R];
     for (right, k) in Right::<T, W>::stored(panel, apart, depth).zip(0..depth) {
         for i in 0..R {
