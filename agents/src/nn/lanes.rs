@@ -12,7 +12,7 @@ pub(super) const IS_FAST: bool = cfg!(target_feature = "avx512f");
 
 /// Rows become columns.
 #[cfg(any(test, not(target_feature = "avx512f")))]
-fn transposed_plainly(rows: &Square) -> Square {
+pub(super) fn transposed_plainly(rows: &Square) -> Square {
     std::array::from_fn(|j| std::array::from_fn(|i| rows[i][j]))
 }
 
