@@ -26,20 +26,19 @@ impl Activation {
 
     #[inline(always)]
     pub(super) fn apply<T: Real>(self, values: &mut [T]) {
-        match self {
-            Activation::Tanh => values.iter_mut().for_each(|x| *x = x.tanh_fast()),
-            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(T::zero())),
-            Activation::Elu => values.iter_mut().for_each(|x| *x = elu(*x)),
-            Activation::Silu => values.iter_mut().for_each(|x| *x *= sigmoid(*x)),
-        }
+        self.apply_with_bias(values, &[]);
     }
 
-    /// As [`apply`](Activation::apply), of rows that still lack their bias: one pass over them and not two.
+    /// The same of rows that still lack their bias, in one pass.
+    #[inline(always)]
     pub(super) fn apply_with_bias<T: Real>(self, rows: &mut [T], bias: &[T]) {
         match self {
             Activation::Tanh => add_bias(rows, bias, T::tanh_fast),
             Activation::Relu => add_bias(rows, bias, |x| x.max(T::zero())),
-            Activation::Elu => add_bias(rows, bias, elu),
+            Activation::Elu => add_bias(rows, bias, |x| {
+                let below = x.min(T::zero()).exp_m1_fast();
+                if x > T::zero() { x } else { below }
+            }),
             Activation::Silu => add_bias(rows, bias, |x| x * sigmoid(x)),
         }
     }
@@ -92,21 +91,16 @@ impl Activation {
     }
 }
 
-/// `y = f(y + b)` in every row, and every place of it with its own `b`.
+/// `y = f(y + b)` in every row, each of its numbers with a `b` of its own; `f(y)` where there are none.
 #[inline(always)]
 pub(super) fn add_bias<T: Real>(rows: &mut [T], bias: &[T], f: impl Fn(T) -> T) {
-    if let &[b] = bias {
-        return rows.iter_mut().for_each(|y| *y = f(*y + b));
+    match bias {
+        [] => rows.iter_mut().for_each(|y| *y = f(*y)),
+        &[b] => rows.iter_mut().for_each(|y| *y = f(*y + b)),
+        _ => rows.chunks_exact_mut(bias.len()).for_each(|row| {
+            row.iter_mut().zip(bias).for_each(|(y, &b)| *y = f(*y + b));
+        }),
     }
-    for row in rows.chunks_exact_mut(bias.len()) {
-        row.iter_mut().zip(bias).for_each(|(y, &b)| *y = f(*y + b));
-    }
-}
-
-#[inline(always)]
-fn elu<T: Real>(x: T) -> T {
-    let below = x.min(T::zero()).exp_m1_fast();
-    if x > T::zero() { x } else { below }
 }
 
 /// 1/(1 + e⁻ˣ).

@@ -176,10 +176,10 @@ fn pack<T: Real, const W: usize>(b: Matrix<T>, start: usize, first: usize, panel
     }
     if b.is_transposed() {
         let column = |j: usize| &b.data()[(first + j) * b.leading() + start..][..depth];
-        let packed = pack_squares(|j| column(j), width, panel.as_chunks_mut::<W>().0);
+        let (done, columns) = pack_squares(column, width, panel.as_chunks_mut::<W>().0);
         for j in 0..width {
-            let from = if j < packed.1 { packed.0 } else { 0 };
-            panel.chunks_exact_mut(W).zip(column(j)).skip(from).for_each(|(row, &x)| row[j] = x);
+            let done = if j < columns { done } else { 0 };
+            panel.chunks_exact_mut(W).zip(column(j)).skip(done).for_each(|(row, &x)| row[j] = x);
         }
     } else {
         for (row, k) in panel.as_chunks_mut::<W>().0.iter_mut().zip(start..start + depth) {
@@ -193,7 +193,7 @@ fn pack<T: Real, const W: usize>(b: Matrix<T>, start: usize, first: usize, panel
     }
 }
 
-/// Copies as many of the first `width` columns, and as much of them, as whole squares hold; returns how much of how many. Of other
+/// Copies as many of the first `width` columns, and as much of them, as whole squares hold; returns how much, and of how many. Of other
 /// numbers and on other processors that is nothing: there the compiler copies column by column well.
 fn pack_squares<'a, T: Real, const W: usize>(
     column: impl Fn(usize) -> &'a [T],
