@@ -3,6 +3,8 @@
 //! The policy stays close to π_k, a copy of itself that is made anew every `inner_steps` gradient steps, in place of the inner
 //! steps of a mirror step. The entropy enters through ln π_k: the mirror step linearises the regularised return at π_k, whose
 //! slope there is Q − λ ln π_k. With `kl_coef` = λ the term in π_k vanishes and the step is soft actor-critic's.
+//! Mirror descent starts wide: the weights into the policy's outputs start small, because a policy that happens to be narrow at some
+//! state is one to stay near.
 //! With Tsallis entropy every logarithm is ln_q, summed over action components as the authors do, and π_k's weight has the factor
 //! q of the Bregman divergence.
 
@@ -42,6 +44,9 @@ pub struct MdpoOffConfig {
     pub actor_q: Judge,
     /// Weight of the mean squares of μ (before tanh) and of ln σ in the policy's loss.
     pub policy_reg: f64,
+    /// Factor of the weights into the policy's outputs as they start: with a small one the first π_k is wide, and nearly the same at
+    /// all states.
+    pub init_scale: f64,
     /// Act by the most probable action while learning, as the authors' code does.
     pub deterministic_rollout: bool,
 }
@@ -67,6 +72,7 @@ impl Default for MdpoOffConfig {
             critic: CriticForm::V,
             actor_q: Judge::First,
             policy_reg: 1e-3,
+            init_scale: 0.01,
             deterministic_rollout: false,
         }
     }
@@ -105,7 +111,8 @@ impl AgentConfig for MdpoOffConfig {
         check::count("inner_steps", self.inner_steps)?;
         let q = self.tsallis_q;
         check::rule((1.0..=2.0).contains(&q), "tsallis_q", q, "q lies in [1, 2]: 1 is Shannon's entropy")?;
-        check::weight("policy_reg", self.policy_reg, "1e-3")
+        check::weight("policy_reg", self.policy_reg, "1e-3")?;
+        check::weight("init_scale", self.init_scale, "0.01, or 1 for PyTorch's weights")
     }
 
     fn build(self, setup: &Setup) -> Result<Box<dyn Learner>, LearnError> {
@@ -152,7 +159,8 @@ impl MdpoOff {
         Ok(agent.warn(repelled))
     }
 
-    fn new(config: MdpoOffConfig, agent: &Agent, rng: &mut NumpyRng) -> MdpoOff {
+    fn new(config: MdpoOffConfig, agent: &mut Agent, rng: &mut NumpyRng) -> MdpoOff {
+        agent.actor.scale_output(config.init_scale);
         let (rows, actor) = (config.common.batch_size, &agent.actor);
         let room = || vec![0.0; rows * actor.act_dim()];
         let soft = SoftActorCritic::new(agent, rng);
@@ -572,7 +580,8 @@ mod tests {
 
     /// A small agent on Pendulum and a minibatch; π_k is another policy than the current one.
     fn small(change: impl FnOnce(&mut MdpoOffConfig)) -> (Agent, MdpoOff, ReplayBatch) {
-        let mut config = MdpoOffConfig { common: common(), kl_coef: 0.7, policy_reg: 0.0, ..Default::default() };
+        let mut config =
+            MdpoOffConfig { common: common(), kl_coef: 0.7, policy_reg: 0.0, init_scale: 1.0, ..Default::default() };
         change(&mut config);
         let (mut agent, mut mdpo, batch) = MdpoOff::learner(config, &setup()).expect("the settings fit").apart();
         mdpo.old_params.iter_mut().for_each(|p| *p = 0.5 - 0.8 * *p);
@@ -658,6 +667,21 @@ mod tests {
                 assert_eq!(mdpo.old_params, before);
                 assert_ne!(mdpo.old_params, agent.actor.params);
             }
+        }
+    }
+
+    #[test]
+    fn the_first_policy_is_nearly_the_same_at_all_states() {
+        // How far apart its outputs are at two states: the biases fall out, and the weights are 100 times smaller.
+        let apart = |init_scale: f64| {
+            let (agent, _, _) = small(|c| c.init_scale = init_scale);
+            let mut draws = Draws::new(2, 1);
+            agent.actor.act(&[300.0, 0.0, 0.0, 0.0, 0.0, -300.0], &mut agent.actor.pass(2), &mut draws, &agent.workers);
+            [draws.mean[1] - draws.mean[0], (draws.std[1] / draws.std[0]).ln()]
+        };
+        for (small, large) in apart(0.01).into_iter().zip(apart(1.0)) {
+            close(100.0 * small, large, 1e-3);
+            assert!(large.abs() > 0.1, "{large}");
         }
     }
 

@@ -211,7 +211,7 @@ impl<U: Update> OffPolicy<U> {
         name: &str,
         config: OffPolicyConfig,
         setup: &Setup,
-        update: impl FnOnce(&Agent, &mut NumpyRng) -> U,
+        update: impl FnOnce(&mut Agent, &mut NumpyRng) -> U,
     ) -> Result<OffPolicy<U>, LearnError> {
         config.validate()?;
         let seed = Seed(setup.seed);
@@ -227,7 +227,7 @@ impl<U: Update> OffPolicy<U> {
             .kept(config.buffer_storage)
             .prioritized(config.priority);
         let warnings = config.precision.available_on(setup.device).1.map(str::to_string).into_iter().collect();
-        let agent = Agent {
+        let mut agent = Agent {
             actor,
             stream: seed.stream("update", 0),
             progress: Progress::default(),
@@ -235,7 +235,7 @@ impl<U: Update> OffPolicy<U> {
             setup: setup.clone(),
             config,
         };
-        let update = update(&agent, &mut init);
+        let update = update(&mut agent, &mut init);
         Ok(OffPolicy { update, agent, replay, runner, batch: ReplayBatch::default(), warnings, repeated: None })
     }
 

@@ -222,6 +222,11 @@ impl SquashedActor {
         Ok(SquashedActor { params: net.init(Init::Uniform, rng), net, log_std, low: low.clone(), high: high.clone() })
     }
 
+    /// Multiplies the weights of the output layer by `factor`.
+    pub fn scale_output(&mut self, factor: f64) {
+        (0..self.net.num_outputs()).for_each(|column| self.net.scale_output(&mut self.params, column, factor));
+    }
+
     /// Length of an observation.
     pub fn obs_dim(&self) -> usize {
         self.net.num_inputs()

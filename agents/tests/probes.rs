@@ -299,7 +299,7 @@ fn solves_the_probes_off_policy<U: off_policy::Update>(
 
     let action = trained("bandit", (0.99, 1), 0.5, 30).actor().best_action(&[0.0])[0];
     assert!((action - 1.0).abs() < 0.25, "{action} in the bandit");
-    let agent = trained("target", (0.99, 1), 0.5, 60);
+    let agent = trained("target", (0.99, 1), 0.5, 100);
     for obs in [-1.0, 1.0] {
         let action = agent.actor().best_action(&[obs])[0];
         assert!((f64::from(action) - obs).abs() < 0.25, "{action} at {obs}");
