@@ -14,7 +14,7 @@ use crate::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate}
 use crate::optim::Adam;
 use crate::registry::{AgentConfig, AgentEntry, Part};
 
-/// Settings of [`Bc`]; defaults as in CORL.
+/// Settings of [`Bc`]; network, step size and normalisation as in CORL, which clones the best tenth unless told otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default)]
 pub struct BcConfig {
@@ -97,12 +97,12 @@ impl Bc {
 impl OfflineUpdate for Bc {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
         let Bc { config, optimizer, pass, grad, d_mean } = self;
-        let (policy, workers) = (&mut agent.policy, &agent.workers);
+        let (policy, workers) = (&agent.policy, &agent.workers);
         let mean = policy.means(&policy.params, &batch.obs, pass, workers);
-        let loss = policy.squared_loss(mean, &batch.action, d_mean);
+        let loss = agent.finite("the squared error", policy.squared_loss(mean, &batch.action, d_mean))?;
         policy.backward(d_mean, &[], pass, grad, workers);
-        optimizer.step(&mut policy.params, grad, config.learning_rate);
-        means.add("train/squared_error", agent.finite("the squared error", loss)?);
+        optimizer.step(&mut agent.policy.params, grad, config.learning_rate);
+        means.add("train/squared_error", loss);
         Ok(())
     }
 

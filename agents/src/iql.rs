@@ -2,7 +2,7 @@
 //!
 //! One update fits V to an expectile of the target critics (Eq. 5), clones the dataset's actions with weights exp(β A) (Eq. 7)
 //! and fits two critics to r + γ V(s') (Eq. 6), in the order of the authors' code. No action is ever taken from the policy.
-//! Beyond the paper: true successors at time limits.
+//! Beyond the paper: true successors at time limits. Networks start as PyTorch's do; the authors' are orthogonal.
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ impl OfflineUpdate for Iql {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
         let Iql { config, critics, value, value_mlp, value_room, value_grad, joined, .. } = self;
         let Iql { q, d_value, advantage, y, .. } = self;
-        let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
+        let (workers, rows) = (&agent.workers, batch.len());
         let scale = 1.0 / rows as f32;
         join(&batch.obs, &batch.action, rows, joined);
 
@@ -176,6 +176,7 @@ impl OfflineUpdate for Iql {
             vf_loss += f64::from(loss * scale);
             d_value.push(slope * scale);
         }
+        means.add("train/vf_loss", agent.finite("the loss of V", vf_loss)?);
         value_mlp.backward(value, value_room, d_value, value_grad);
         self.value_optimizer.step(value, value_grad, config.learning_rate);
 
@@ -187,8 +188,9 @@ impl OfflineUpdate for Iql {
         let spent = agent.setup.budget.spent(&agent.progress);
         let anneal = if config.anneal_policy_lr { (1.0 + (std::f64::consts::PI * spent).cos()) / 2.0 } else { 1.0 };
         let (weight, grad) = (&self.weight, &mut self.grad);
-        let policy_loss = self.pass.gradient(policy, &batch.obs, &batch.action, weight, grad, workers);
-        self.policy_optimizer.step_on(&mut policy.params, &self.grad, anneal * config.learning_rate, workers);
+        let policy_loss = self.pass.gradient(&agent.policy, &batch.obs, &batch.action, weight, grad, workers);
+        let policy_loss = agent.finite("the policy's loss", policy_loss)?;
+        self.policy_optimizer.step_on(&mut agent.policy.params, &self.grad, anneal * config.learning_rate, workers);
 
         // The critics towards r + γ V(s'), and their targets after them.
         let next = value_mlp.forward(value, &batch.next_obs, value_room);
@@ -197,10 +199,9 @@ impl OfflineUpdate for Iql {
         let qf_loss = critics.fit(joined, y, config.learning_rate, workers).loss;
         critics.follow(config.tau, workers);
 
-        means.add("train/vf_loss", agent.finite("the loss of V", vf_loss)?);
         means.add("train/qf_loss", agent.finite("the critics' loss", qf_loss)?);
         means.add("train/advantage", advantage.iter().map(|&a| f64::from(a * scale)).sum());
-        means.add("train/policy_loss", agent.finite("the policy's loss", policy_loss)?);
+        means.add("train/policy_loss", policy_loss);
         means.add("train/std", agent.policy.mean_std());
         Ok(())
     }

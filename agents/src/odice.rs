@@ -307,7 +307,9 @@ impl OfflineUpdate for Odice {
             },
             || {
                 let loss = pass.gradient(policy, &batch.obs, &batch.action, weight, grad, workers);
-                optimizer.step_on(&mut policy.params, grad, config.learning_rate, workers);
+                if loss.is_finite() {
+                    optimizer.step_on(&mut policy.params, grad, config.learning_rate, workers);
+                }
                 loss
             },
         );

@@ -148,7 +148,7 @@ impl Td3Bc {
 impl OfflineUpdate for Td3Bc {
     fn update(&mut self, agent: &mut OfflineAgent, batch: &Batch, means: &mut Means) -> Result<(), LearnError> {
         let Td3Bc { config, critics, pass, joined, next_action, y, d_mean, .. } = self;
-        let (policy, workers, rows) = (&mut agent.policy, &agent.workers, batch.len());
+        let (policy, workers, rows) = (&agent.policy, &agent.workers, batch.len());
         let act_dim = policy.act_dim();
 
         // Target actions with clipped noise, inside the box; then the critics.
@@ -173,24 +173,23 @@ impl OfflineUpdate for Td3Bc {
         }
 
         // The policy along the first critic, and near the data; then the targets.
-        let policy = &mut agent.policy;
         let mean = policy.means(&policy.params, &batch.obs, pass, workers);
         let squares = policy.squared_loss(mean, &batch.action, d_mean);
         join(&batch.obs, mean, rows, joined);
         let q = &critics.values(joined, workers)[..rows];
         let average = |f: &dyn Fn(f32) -> f32| q.iter().map(|&q| f64::from(f(q))).sum::<f64>() / rows as f64;
         let lambda = config.alpha / average(&f32::abs).max(1e-8);
-        let q_mean = average(&|q| q);
+        let loss = agent.finite("the policy's loss", squares - lambda * average(&|q| q))?;
         let slope = critics.slope(Judge::First, workers);
         let obs_dim = slope.len() / rows - act_dim;
         for (d, row) in d_mean.chunks_exact_mut(act_dim).zip(slope.chunks_exact(obs_dim + act_dim)) {
             d.iter_mut().zip(&row[obs_dim..]).for_each(|(d, &x)| *d -= lambda as f32 * x);
         }
         policy.backward(d_mean, &[], pass, &mut self.grad, workers);
-        self.policy_optimizer.step_on(&mut policy.params, &self.grad, config.learning_rate, workers);
+        self.policy_optimizer.step_on(&mut agent.policy.params, &self.grad, config.learning_rate, workers);
         critics.follow(config.tau, workers);
-        polyak(&mut self.policy_target, &policy.params, config.tau as f32, workers);
-        means.add("train/policy_loss", agent.finite("the policy's loss", squares - lambda * q_mean)?);
+        polyak(&mut self.policy_target, &agent.policy.params, config.tau as f32, workers);
+        means.add("train/policy_loss", loss);
         means.add("train/squared_error", squares);
         Ok(())
     }

@@ -28,6 +28,9 @@ fn folder() -> &'static PathBuf {
         let mut writer = D4rlWriter::create(&folder.join("bandit.hdf5"), 1, 1, Dtype::F64).expect("writable");
         writer.push(&bandit()).expect("writable");
         writer.finish(None, &[]).expect("writable");
+        let mut writer = D4rlWriter::create(&folder.join("immense.hdf5"), 1, 1, Dtype::F64).expect("writable");
+        writer.push(&Block { action: vec![1e30; 201], ..bandit() }).expect("writable");
+        writer.finish(None, &[]).expect("writable");
         let mut writer = MinariWriter::create(&folder.join("pendulum-v0"), 3, 1, Dtype::F64).expect("writable");
         writer.push(&pendulum()).expect("writable");
         writer.finish(&MinariInfo { dataset_id: "pendulum-v0".into(), ..Default::default() }).expect("writable");
@@ -89,6 +92,38 @@ fn learned<U: OfflineUpdate>(make: impl FnOnce(&Setup) -> Offline<U>, updates: u
         agent.step().expect("finite numbers");
     }
     agent.policy().chain().act(&[0.0])[0]
+}
+
+/// Says what goes wrong in the first update on actions whose squares are beyond single precision, which leaves the policy as it was.
+fn fails_at_once<U: OfflineUpdate>(make: impl FnOnce(&Setup) -> Offline<U>) -> String {
+    let mut agent = make(&setup("immense.hdf5", "bandit", 1, 100));
+    agent.prepare().expect("numbers that are finite");
+    let before = agent.policy().chain().act(&[0.0]);
+    let error = agent.step().expect_err("a loss beyond single precision").to_string();
+    assert_eq!(agent.policy().chain().act(&[0.0]), before, "{error}");
+    error
+}
+
+#[test]
+fn a_loss_that_is_not_finite_leaves_the_policy_as_it_was() {
+    let common = common_settings;
+    let errors = [
+        fails_at_once(|setup| {
+            Bc::learner(BcConfig { common: common(), ..Default::default() }, setup).expect("it fits")
+        }),
+        fails_at_once(|setup| {
+            Iql::learner(IqlConfig { common: common(), ..Default::default() }, setup).expect("it fits")
+        }),
+        fails_at_once(|setup| {
+            Td3Bc::learner(Td3BcConfig { common: common(), ..Default::default() }, setup).expect("it fits")
+        }),
+        fails_at_once(|setup| Odice::learner(odice(|c| c.lambda = 0.5), setup).expect("it fits")),
+    ];
+    for (error, what) in
+        errors.iter().zip(["the squared error", "the loss of V", "the critics' loss", "the policy's loss"])
+    {
+        assert!(error.contains(what), "{error}");
+    }
 }
 
 fn common_settings() -> OfflineConfig {
