@@ -219,11 +219,7 @@ impl Writer {
         let reference = target.reference.or(reference);
         match self {
             Writer::D4rl(writer) => {
-                let renamed = about.iter().map(|(name, text)| match name.as_str() {
-                    "algorithm_name" => ("algorithm".to_string(), text.clone()),
-                    _ => (name.clone(), text.clone()),
-                });
-                writer.finish(env_spec.as_deref(), &renamed.collect::<Vec<_>>()).map_err(bad)?;
+                writer.finish(env_spec.as_deref(), &about).map_err(bad)?;
             }
             Writer::Minari(writer) => {
                 let dataset_id = dataset_id(&target.out)?;
@@ -253,14 +249,12 @@ fn dataset_id(folder: &Path) -> Result<String> {
 fn info_of(header: &Header, env: Option<&str>) -> Info {
     let env = env.map(EnvConfig::new).or(header.env.clone());
     let told = ["algorithm_name", "description", "author", "author_email", "code_permalink"];
-    let kept = header.about.iter().filter(|(name, _)| told.contains(&name.as_str()) || name == "algorithm");
-    let renamed = kept
-        .map(|(name, text)| (if name == "algorithm" { "algorithm_name".into() } else { name.clone() }, text.clone()));
+    let kept = header.about.iter().filter(|(name, _)| told.contains(&name.as_str()));
     Info {
         action_space: None,
         env_spec: env.and_then(|env| gymnasium::spec_json(&env).ok()),
         reference: header.reference,
-        about: renamed.collect(),
+        about: kept.cloned().collect(),
     }
 }
 

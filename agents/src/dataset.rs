@@ -321,7 +321,7 @@ pub struct Dataset {
     pub spans: Vec<Span>,
     /// Moments of the observations.
     pub obs: Columns,
-    /// Ends with the d4rl reward range's own episodes; see [`returns_by_d4rl`](Dataset::returns_by_d4rl).
+    /// Returns of episodes as the authors of O-DICE cut them; see [`returns_by_d4rl`](Dataset::returns_by_d4rl).
     converted_returns: Vec<f64>,
     /// The same for the same rows.
     pub fingerprint: u64,
@@ -450,7 +450,7 @@ impl Dataset {
         self.range(self.spans.iter().map(|span| span.reward), "all episodes have the same return")
     }
 
-    /// The same as the authors of IQL, SQL and O-DICE find it: an episode ends at a terminal or after 1000 rows, whatever
+    /// The same as the authors of O-DICE and CORL find it: an episode ends at a terminal or after 1000 rows, whatever
     /// the file says, and the last one counts only if it ends so. On rows from which D4RL's conversion took the
     /// timeouts, an episode of 1000 steps swallows the first row of the next.
     ///
@@ -477,9 +477,10 @@ impl Dataset {
         )))
     }
 
-    /// The rows of the best `fraction` of the episodes by return, at least of one; the earlier of two equal ones first.
+    /// The rows of the best `fraction` of the episodes by return, at least of one; the earlier of two equal ones first. Of episodes
+    /// that have any: one of a single row without a known successor has none.
     pub fn best_rows(&self, fraction: f64) -> Vec<u32> {
-        let mut order: Vec<&Span> = self.spans.iter().collect();
+        let mut order: Vec<&Span> = self.spans.iter().filter(|span| span.len > 0).collect();
         order.sort_by(|a, b| b.reward.total_cmp(&a.reward));
         order.truncate(((fraction * order.len() as f64) as usize).max(1));
         let mut rows: Vec<u32> =

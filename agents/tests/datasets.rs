@@ -73,6 +73,7 @@ flags = dict(terminals=np.array([0,0,1,0,0,0], bool), timeouts=np.array([0,0,0,0
 write('six', 6, **flags)
 write('six_next', 6, next_observations=np.array([[1],[2],[np.nan],[4],[50],[60]], 'f4'), **flags)
 write('seven', 7, timeouts=None)
+write('stub', 4, rewards=np.array([-1, -1, -1, 0], 'f4'), timeouts=np.array([0, 0, 1, 0], bool))
 write('seven_done', 7, timeouts=None, terminals=np.array([1,0,0,0,0,0,0], bool))
 "
         ),
@@ -93,6 +94,11 @@ write('seven_done', 7, timeouts=None, terminals=np.array([1,0,0,0,0,0,0], bool))
     assert_eq!(rows(&data).1, [1.0, 2.0, 2.0, 4.0, 50.0, 60.0]);
     let spans: Vec<_> = data.spans.iter().map(|s| (s.start, s.len, s.reward, s.terminated, s.truncated)).collect();
     assert_eq!(spans, [(0, 3, 33.0, true, false), (3, 2, 27.0, false, true), (5, 1, 15.0, false, false)]);
+
+    // The best episode is one of a single row that is no transition; the next one counts.
+    let data = load(&config(&place, "stub", Conversion::Own));
+    assert_eq!(data.spans.iter().map(|s| (s.len, s.reward)).collect::<Vec<_>>(), [(2, -3.0), (0, 0.0)]);
+    assert_eq!(data.best_rows(0.1), [0, 1]);
 
     let three = |name, conversion| DatasetConfig { max_episode_steps: 3, ..config(&place, name, conversion) };
     let (obs, next, ..) = rows(&load(&three("seven", Conversion::D4rl)));
@@ -243,7 +249,7 @@ fn what_is_written_is_read_and_loads_in_h5py_and_minari() {
     let mut minari = MinariWriter::create(&place.join("ours/walk/medium-v0"), 2, 3, Dtype::F64).expect("writable");
     d4rl.push(&block).expect("writable");
     minari.push(&block).expect("writable");
-    let about = [("algorithm".to_string(), "SAC".to_string())];
+    let about = [("algorithm_name".to_string(), "SAC".to_string())];
     let spec =
         bregman_envs::gymnasium::spec_json(&bregman_envs::EnvConfig::new("Hopper-v5")).expect("Gymnasium knows it");
     d4rl.finish(Some(&spec), &about).expect("writable");
@@ -253,7 +259,14 @@ fn what_is_written_is_read_and_loads_in_h5py_and_minari() {
         action_space: Some(ActionSpace::Box { low: vec![-1.0; 3], high: bounds }),
         env_spec: Some(spec),
         reference: Some((-20.0, 3000.0)),
-        about: vec![("algorithm_name".into(), "SAC".into()), ("description".into(), "a test".into())],
+        about: [
+            ("algorithm_name", "SAC"),
+            ("author", "[\"A\",\"B\"]"),
+            ("author_email", "a@b"),
+            ("description", "a test"),
+        ]
+        .map(|(name, text)| (name.into(), text.into()))
+        .into(),
     };
     minari.finish(&info).expect("writable");
 
@@ -268,6 +281,7 @@ fn what_is_written_is_read_and_loads_in_h5py_and_minari() {
         let env = header.env.expect("it names one");
         assert_eq!((env.id.as_str(), env.max_episode_steps), ("Hopper-v5", Some(1000)));
         assert_eq!(header.rows, 8);
+        assert!(header.about.contains(&about[0]), "{:?}", header.about);
     }
 
     // D4RL's loader: visit everything, read arrays or else scalars. Minari's: everything that users call.
@@ -290,6 +304,8 @@ assert "ours/walk/medium-v0" in minari.list_local_datasets()
 dataset = minari.load_dataset("ours/walk/medium-v0")
 assert dataset.spec.env_spec.id == "Hopper-v5" and dataset.spec.action_space.shape == (3,)
 assert dataset.observation_space.shape == (2,), dataset.observation_space
+about = dataset.storage.metadata
+assert (about["author"], about["author_email"]) == ({"A", "B"}, {"a@b"}), about
 lengths = [len(episode) for episode in dataset.iterate_episodes()]
 str(dataset[0])
 kept = dataset.filter_episodes(lambda episode: bool(episode.truncations[-1]))

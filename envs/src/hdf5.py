@@ -99,5 +99,11 @@ def scalar_text(file, name, value):
     file[name] = np.bytes_(value)
 
 
+def text(file, name):
+    value = file[name][()]
+    value = value.decode() if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else None
+
+
 def require_group(file, name):
     file.require_group(name)

@@ -207,6 +207,11 @@ impl Hdf5 {
         Ok(found.into_iter().filter_map(attribute).collect())
     }
 
+    /// A single text, if the array holds one.
+    pub fn read_text(&self, name: &str) -> Result<Option<String>, Hdf5Error> {
+        self.call("text", |py| PyTuple::new(py, [name]), |text| text.extract())
+    }
+
     /// Begins an array that grows by rows of `width` numbers, 0 for a single number without an axis of its own, stored in
     /// chunks of `chunk` rows.
     pub fn begin(

@@ -10,6 +10,9 @@ use bregman_envs::hdf5::{ArrayInfo, Attribute, Dtype, Hdf5};
 
 use super::{Block, Conversion, DatasetError, Format, Header, Sink, check_finite};
 
+/// Where D4RL's files say what trained the policy behind them.
+const ALGORITHM: &str = "metadata/algorithm";
+
 /// A D4RL file, open to read.
 pub struct D4rl {
     file: Hdf5,
@@ -84,14 +87,16 @@ impl D4rl {
                 Attribute::Number(number) => about.push((name, number.to_string())),
             }
         }
-        let others = arrays.iter().filter(|array| {
-            !["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]
-                .contains(&&*array.name)
-        });
+        // By the name that it has in Minari.
+        let algorithm = if find(ALGORITHM).is_some() { file.read_text(ALGORITHM)? } else { None };
+        let known = ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"];
+        let is_known = |name: &str| known.contains(&name) || name == ALGORITHM && algorithm.is_some();
+        let others = arrays.iter().filter(|array| !is_known(&array.name));
         let others: Vec<&str> = others.map(|array| array.name.as_str()).collect();
         if !others.is_empty() {
             about.push(("also holds".into(), others.join(", ")));
         }
+        about.extend(algorithm.map(|name| ("algorithm_name".into(), name)));
         let header = Header { format: Format::D4rl, rows, obs_dim, act_dim, dtype, env, reference: None, about };
         Ok(D4rl { file, header, has_timeouts, has_next })
     }
@@ -263,8 +268,8 @@ impl D4rlWriter {
         Ok(())
     }
 
-    /// Writes what the file says of itself: the environment, as Gymnasium describes it, and texts by name. D4RL's own
-    /// `metadata/algorithm` among them has its place there.
+    /// Writes what the file says of itself: the environment, as Gymnasium describes it, and texts by name, Minari's
+    /// `algorithm_name` where D4RL has it.
     pub fn finish(mut self, env_spec: Option<&str>, about: &[(String, String)]) -> Result<(), DatasetError> {
         self.close();
         self.write()?;
@@ -273,7 +278,7 @@ impl D4rlWriter {
         }
         for (name, text) in about {
             match name.as_str() {
-                "algorithm" => self.file.write_text("metadata/algorithm", text)?,
+                "algorithm_name" => self.file.write_text(ALGORITHM, text)?,
                 name => self.file.set_text("/", name, text)?,
             }
         }

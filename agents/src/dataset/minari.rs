@@ -113,7 +113,10 @@ impl Minari {
         }
         let steps = match count("total_steps") {
             Some(steps) => steps,
-            None => episodes * arrays.iter().find(|a| a.name == "rewards").map_or(0, |a| a.shape[0]),
+            None => {
+                episodes
+                    * arrays.iter().find(|a| a.name == "rewards").map_or(0, |a| a.shape.first().copied().unwrap_or(0))
+            }
         };
         let text = |key: &str| metadata.get(key).and_then(Value::as_str);
         let number = |key: &str| metadata.get(key).and_then(Value::as_f64);
@@ -329,7 +332,9 @@ impl MinariWriter {
             (metadata["ref_min_score"], metadata["ref_max_score"]) = (json!(low), json!(high));
         }
         for (name, text) in &info.about {
-            metadata[name.as_str()] = json!(text);
+            // Authors are a list there, of which a header has the text.
+            let list = name.starts_with("author").then(|| serde_json::from_str(text).unwrap_or_else(|_| json!([text])));
+            metadata[name.as_str()] = list.unwrap_or_else(|| json!(text));
         }
         let MinariWriter { file, folder, .. } = self;
         drop(file);
