@@ -20,7 +20,7 @@ impl Reference {
 }
 
 /// D4RL's constants by what its datasets' names begin with; the longest that fits counts.
-const D4RL: [(&str, f64, f64); 21] = [
+const D4RL: [(&str, f64, f64); 23] = [
     ("halfcheetah", -280.178953, 12135.0),
     ("hopper", -20.272305, 3234.3),
     ("walker2d", 1.629008, 4592.3),
@@ -42,6 +42,8 @@ const D4RL: [(&str, f64, f64); 21] = [
     ("minigrid-fourrooms", 0.01442, 2.89685),
     ("adroithandpen", 96.262799, 3076.8331017826877),
     ("adroithanddoor", -56.512833, 2880.5693087298737),
+    ("adroithandhammer", -274.856578, 12794.134825156867),
+    ("adroithandrelocate", -6.425911, 4233.877797728884),
 ];
 
 /// D4RL's constants for one of its datasets, `hopper-medium-v2`, or for an environment, `Hopper-v5`; whatever its version.
@@ -85,6 +87,8 @@ mod tests {
         assert_eq!(expert("ant-medium-v2"), Some(3879.7));
         assert_eq!(expert("maze2d-umaze-v1"), Some(161.86));
         assert_eq!(expert("maze2d-umaze-dense-v1"), Some(193.66285642381482));
+        assert_eq!(expert("AdroitHandHammer-v1"), expert("hammer-human-v1"));
+        assert_eq!(expert("AdroitHandRelocate-v1"), expert("relocate-human-v1"));
         assert_eq!(expert("Humanoid-v5"), None);
         assert_eq!(expert("hopperlike-v1"), None);
     }
