@@ -202,6 +202,8 @@ fn an_offline_run_is_judged_in_its_datasets_environment_and_resumes_to_the_bit()
         (object["grad_steps"].as_u64(), object["mean_reward"].as_f64()),
         (Some(60), Some(cell("eval/mean_reward")))
     );
+    let (code, told) = run(&place, "eval named");
+    assert!(code == 0 && told.contains("without a score: `dataset.path`: pendulum-v0: "), "{told}");
     assert!(
         said(&place, "export whole --format onnx --out p.onnx").contains("60 optimiser steps, 3 numbers in, 1 out")
     );
