@@ -165,11 +165,16 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
         manifest.sha256 = hash(&serde_json::to_vec_pretty(&manifest)?).sha256;
         write_synced(&temporary.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
         File::open(&temporary)?.sync_all()?;
+        // One that is there stays whole until the new one is in its place.
+        let old = folder.join(format!(".{name}.old.tmp"));
         if place.exists() {
-            fs::remove_dir_all(&place)?;
+            fs::rename(&place, &old)?;
         }
         fs::rename(&temporary, &place)?;
         File::open(&folder)?.sync_all()?;
+        if old.exists() {
+            fs::remove_dir_all(&old)?;
+        }
         Ok(())
     };
     attempt().with_context(|| format!("writing the checkpoint {}", place.display()))
@@ -258,9 +263,9 @@ pub fn read(run: &Path, position: u64, part: Part) -> Result<(Manifest, Snapshot
     ensure!(hash(&arrays) == *expected, "{} does not have the hash of its manifest: it was altered", file.display());
     let mut snapshot =
         Snapshot { arrays: from_safetensors(&arrays)?, state: manifest.learner.clone(), ..Default::default() };
-    if part == Part::Whole {
+    if let Part::Whole(storage) = part {
         for (name, stored) in &manifest.rows {
-            snapshot.rows.insert(name.clone(), read_rows(run, stored)?);
+            snapshot.rows.insert(name.clone(), read_rows(run, stored, storage)?);
         }
     }
     Ok((manifest, snapshot))
@@ -269,8 +274,8 @@ pub fn read(run: &Path, position: u64, part: Part) -> Result<(Manifest, Snapshot
 /// How much of a checkpoint is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Everything: what going on needs.
-    Whole,
+    /// Everything: what going on needs, replay buffers to where they are kept.
+    Whole(Storage),
     /// Everything but replay buffers: what acting needs.
     Policy,
 }
@@ -326,9 +331,9 @@ fn write_segment(run: &Path, name: &str, rows: &Rows, range: Range<u64>) -> Resu
 }
 
 /// Reads and verifies the segments of a checkpoint.
-fn read_rows(run: &Path, stored: &StoredRows) -> Result<Rows> {
+fn read_rows(run: &Path, stored: &StoredRows, storage: Storage) -> Result<Rows> {
     let held = stored.added.saturating_sub(stored.capacity as u64)..stored.added;
-    let rows = Rows::new(stored.width, stored.capacity).kept(Storage::Auto);
+    let rows = Rows::new(stored.width, stored.capacity).kept(storage);
     let (mut rows, mut next) = (rows.starting_with(held.start), held.start);
     for segment in &stored.segments {
         let path = run.join("buffer").join(&segment.file);
@@ -394,7 +399,8 @@ pub fn rotate(run: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     if buffer.exists() {
         let mut listed = BTreeSet::new();
         for position in positions(run) {
-            let rows = listed_rows(run, position)?;
+            // What a damaged one lists nobody knows, so all segments stay.
+            let Ok(rows) = listed_rows(run, position) else { return Ok(()) };
             listed.extend(rows.into_values().flat_map(|rows| rows.segments).map(|segment| segment.file));
         }
         for entry in fs::read_dir(&buffer)?.flatten() {
@@ -484,7 +490,7 @@ mod tests {
     fn what_is_written_is_read() {
         let run = run_folder("round-trip");
         write_at(&run, 300);
-        let (manifest, read_back) = read(&run, 300, Part::Whole).expect("it is whole");
+        let (manifest, read_back) = read(&run, 300, Part::Whole(Storage::Auto)).expect("it is whole");
         assert_eq!(read_back, snapshot(300.0));
         assert_eq!(manifest.run_file, "seed = 1");
         assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
@@ -499,7 +505,7 @@ mod tests {
         let manifest =
             Manifest::new("seed = 1".into(), added, Progress::default(), RunState::default(), BTreeMap::new());
         write(run, manifest, &snapshot).expect("written");
-        let (manifest, read_back) = read(run, added, Part::Whole).expect("it is whole");
+        let (manifest, read_back) = read(run, added, Part::Whole(Storage::Auto)).expect("it is whole");
         assert!(read_back == snapshot);
         assert!(read(run, added, Part::Policy).expect("it is whole").1.rows.is_empty());
         manifest.rows["replay"].segments.iter().map(|segment| segment.file.replace("000000000000", "0")).collect()
@@ -531,9 +537,21 @@ mod tests {
         fs::write(run.join("buffer/replay-x.bin.tmp"), "half").expect("writable");
         rotate(&run, 1, Some(60_000)).expect("rotated");
         assert_eq!(files(), ["replay-000000000000-000000030000.bin", second, large]);
-        read(&run, 60_000, Part::Whole).expect("the best is whole");
+        read(&run, 60_000, Part::Whole(Storage::Auto)).expect("the best is whole");
+        // Of one whose manifest is lost nobody knows what it needs.
+        let manifest = run.join("checkpoints/00060000/manifest.json");
+        let text = fs::read(&manifest).expect("it is there");
+        fs::write(&manifest, "{").expect("writable");
+        rotate(&run, 1, Some(60_000)).expect("rotated");
+        assert_eq!(files(), ["replay-000000000000-000000030000.bin", second, large]);
+        fs::write(&manifest, text).expect("writable");
         rotate(&run, 1, None).expect("rotated");
         assert_eq!(files(), [large]);
+        // Rows are read to where they will be kept.
+        for (storage, on_disk) in [(Storage::Memory, false), (Storage::Disk, true)] {
+            let (_, snapshot) = read(&run, 110_000, Part::Whole(storage)).expect("it is whole");
+            assert_eq!(snapshot.rows["replay"].is_on_disk(), on_disk);
+        }
     }
 
     #[test]
@@ -543,13 +561,19 @@ mod tests {
         write_buffer(&run, 40_000);
         let first = run.join("buffer/replay-000000000000-000000020000.bin");
         fs::remove_file(&first).expect("removed");
-        assert!(format!("{:#}", read(&run, 40_000, Part::Whole).expect_err("refused")).starts_with("reading "));
+        assert!(
+            format!("{:#}", read(&run, 40_000, Part::Whole(Storage::Auto)).expect_err("refused"))
+                .starts_with("reading ")
+        );
         assert_eq!(write_buffer(&run, 50_000), ["replay-000000010000-000000050000.bin"]);
         let file = run.join("buffer/replay-000000010000-000000050000.bin");
         let mut bytes = fs::read(&file).expect("it is there");
         bytes[9] ^= 1;
         fs::write(&file, bytes).expect("writable");
-        assert!(format!("{:#}", read(&run, 50_000, Part::Whole).expect_err("refused")).ends_with("it was altered"));
+        assert!(
+            format!("{:#}", read(&run, 50_000, Part::Whole(Storage::Auto)).expect_err("refused"))
+                .ends_with("it was altered")
+        );
     }
 
     #[test]
@@ -560,11 +584,20 @@ mod tests {
         let mut bytes = fs::read(&file).expect("it is there");
         *bytes.last_mut().expect("not empty") ^= 1;
         fs::write(&file, &bytes).expect("writable");
-        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).ends_with("it was altered"));
+        assert!(
+            format!("{:#}", read(&run, 1, Part::Whole(Storage::Auto)).expect_err("refused"))
+                .ends_with("it was altered")
+        );
         fs::write(&file, &bytes[1..]).expect("writable");
-        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).ends_with("it was truncated"));
+        assert!(
+            format!("{:#}", read(&run, 1, Part::Whole(Storage::Auto)).expect_err("refused"))
+                .ends_with("it was truncated")
+        );
         fs::write(folder(&run, 1).join("manifest.json"), "{").expect("writable");
-        assert!(format!("{:#}", read(&run, 1, Part::Whole).expect_err("refused")).contains("manifest.json is damaged"));
+        assert!(
+            format!("{:#}", read(&run, 1, Part::Whole(Storage::Auto)).expect_err("refused"))
+                .contains("manifest.json is damaged")
+        );
     }
 
     #[test]

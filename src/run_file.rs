@@ -24,6 +24,7 @@ use crate::agents::dataset::{DatasetConfig, Source};
 use crate::agents::learner::{Budget, DataSource, Setup};
 use crate::agents::nn::Device;
 use crate::agents::registry::{AgentConfigError, AgentEntry};
+use crate::agents::storage::Storage;
 use crate::envs::EnvConfig;
 use crate::envs::world::WorldConfigError;
 use crate::error::{bad_input, nearest};
@@ -299,6 +300,13 @@ impl RunFile {
         Ok(toml::to_string(self)?)
     }
 
+    /// Where the agent keeps its replay buffer, as far as the run file says.
+    pub fn buffer_storage(&self) -> Storage {
+        let all = Table::try_from(self).map(|table| flat(&table)).unwrap_or_default();
+        let said = all.into_iter().find(|(key, _)| key.ends_with(".buffer_storage"));
+        said.and_then(|(_, value)| value.try_into().ok()).unwrap_or_default()
+    }
+
     /// Refuses a resumed run whose settings differ where a run cannot change in its middle.
     pub fn check_resumes(&self, before: &RunFile) -> Result<()> {
         let (old, new) = (flat(&Table::try_from(before)?), flat(&Table::try_from(self)?));
@@ -309,7 +317,7 @@ impl RunFile {
             if old.get(key) != new.get(key) {
                 let shown = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
                 bad_input!(
-                    "`{key}` was {} and would be {}: a resumed run may change budget.*, eval.*, observe.* and device only",
+                    "`{key}` was {} and would be {}: a resumed run may change budget.*, eval.*, observe.*, label, device and where data are kept only",
                     shown(old.get(key)),
                     shown(new.get(key))
                 );
@@ -608,7 +616,7 @@ mod tests {
         let error = other.check_resumes(&before).expect_err("refused").to_string();
         assert_eq!(
             error,
-            "`agent.ppo.gamma` was 0.99 and would be 0.5: a resumed run may change budget.*, eval.*, observe.* and device only"
+            "`agent.ppo.gamma` was 0.99 and would be 0.5: a resumed run may change budget.*, eval.*, observe.*, label, device and where data are kept only"
         );
     }
 }

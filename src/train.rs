@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::agents::learner::{Criterion, EvalRequest, Evaluation, Learner, Metrics, Progress, Report, Snapshot};
 use crate::agents::nn::Device;
 use crate::agents::scores::{self, Reference};
+use crate::agents::storage::Storage;
 use crate::checkpoint::{self, Manifest, Part, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
@@ -217,6 +218,8 @@ pub struct Training {
     reference: Option<Reference>,
     /// Mean reward of the last evaluation in this sitting.
     last: Option<f64>,
+    /// Where the last checkpoint of this sitting is.
+    saved: Option<u64>,
     _lock: File,
 }
 
@@ -244,7 +247,8 @@ impl Training {
     pub fn resume(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Training> {
         check_holds_run(dir)?;
         let lock = hold(dir)?;
-        let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole)? else {
+        let storage = read_run(dir, patches, bregman).map_or(Storage::Auto, |run| run.buffer_storage());
+        let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole(storage))? else {
             let run = read_run(dir, patches, bregman)?;
             run.check_resumes(&read_run(dir, &[], bregman)?)?;
             let mut learner = build(&run, bregman)?;
@@ -318,6 +322,7 @@ impl Training {
             earlier,
             reference,
             last: None,
+            saved: None,
             started: Instant::now(),
             _lock: lock,
         })
@@ -366,7 +371,9 @@ impl Training {
         while !self.finished() {
             self.iterate()?;
             if interrupted() && !self.finished() {
-                self.save()?;
+                if self.saved != Some(self.position()) {
+                    self.save()?;
+                }
                 self.console.finish();
                 return Ok(Ending::Interrupted);
             }
@@ -456,6 +463,7 @@ impl Training {
         let (run_file, progress) = (self.run.to_toml()?, self.learner.progress());
         let manifest = Manifest::new(run_file, self.position(), progress, self.state.clone(), logs);
         checkpoint::write(&self.dir, manifest, &self.learner.save())?;
+        self.saved = Some(self.position());
         checkpoint::rotate(&self.dir, self.run.checkpoint.keep, self.state.best.map(|(_, position)| position))
     }
 

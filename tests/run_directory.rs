@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bregman::agents::learner::*;
 use bregman::agents::registry::{AgentConfig, AgentEntry};
+use bregman::agents::storage::Storage;
 use bregman::checkpoint::Part;
 use bregman::run_file::RunFile;
 use bregman::train::Training;
@@ -34,10 +35,10 @@ fn a_manifest_that_was_altered_anywhere_is_noticed() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&manifest, bad).expect("writable");
-        assert!(checkpoint::read(&place.join("r"), 600, Part::Whole).is_err(), "byte {at}");
+        assert!(checkpoint::read(&place.join("r"), 600, Part::Whole(Storage::Auto)).is_err(), "byte {at}");
     }
     std::fs::write(&manifest, good).expect("writable");
-    assert!(checkpoint::read(&place.join("r"), 600, Part::Whole).is_ok());
+    assert!(checkpoint::read(&place.join("r"), 600, Part::Whole(Storage::Auto)).is_ok());
 
     // One digit of a counter: the run would go on, and be another one.
     change(&manifest, "\"env_steps\": 600", "\"env_steps\": 601");
@@ -52,7 +53,7 @@ fn a_checkpoint_of_another_layout_or_version_is_refused_and_stays() {
     write(&place, PENDULUM);
     assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=300").0, 0);
     let r = place.join("r");
-    let (mut manifest, snapshot) = checkpoint::read(&r, 300, Part::Whole).expect("it is whole");
+    let (mut manifest, snapshot) = checkpoint::read(&r, 300, Part::Whole(Storage::Auto)).expect("it is whole");
     manifest.version = "9.0.0".into();
     checkpoint::write(&r, manifest, &snapshot).expect("writable");
     let before = text(&r.join("run.toml"));

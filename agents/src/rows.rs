@@ -27,6 +27,7 @@ const CHUNK: u64 = 4096;
 pub struct Rows {
     width: usize,
     capacity: u64,
+    storage: Storage,
     on_disk: bool,
     /// From that on with row `CHUNK * first_chunk`.
     chunks: VecDeque<Chunk>,
@@ -48,12 +49,13 @@ impl Rows {
     pub fn new(width: usize, capacity: usize) -> Rows {
         assert!(width > 0 && capacity > 0, "rows and room for them");
         let capacity = capacity as u64;
-        Rows { width, capacity, on_disk: false, chunks: VecDeque::new(), first_chunk: 0, first: 0, added: 0 }
+        let (storage, on_disk) = (Storage::Memory, false);
+        Rows { width, capacity, storage, on_disk, chunks: VecDeque::new(), first_chunk: 0, first: 0, added: 0 }
     }
 
     /// The same, kept elsewhere: on disk only the chunk that rows are added to is in memory.
     pub fn kept(self, storage: Storage) -> Rows {
-        Rows { on_disk: storage.is_disk(4 * self.capacity * self.width as u64), ..self }
+        Rows { storage, on_disk: storage.is_disk(4 * self.capacity * self.width as u64), ..self }
     }
 
     /// None yet, and the first to come is row `first`.
@@ -95,7 +97,9 @@ impl Rows {
         if shape(rows) != shape(self) {
             return Err(LearnError::Snapshot(format!("`{name}` should be {} and is {}", shape(self), shape(rows))));
         }
-        *self = Rows { on_disk: self.on_disk, ..rows.clone() };
+        // Where that is left open, what they take of the memory does not count against themselves.
+        let on_disk = if self.storage == Storage::Auto { rows.on_disk } else { self.on_disk };
+        *self = Rows { storage: self.storage, on_disk, ..rows.clone() };
         if self.on_disk {
             let full = self.chunks.len().saturating_sub(1);
             self.chunks.iter_mut().take(full).try_for_each(Chunk::move_to_disk)?;
@@ -270,6 +274,12 @@ mod tests {
                 assert!(loaded == mapped && matches!(loaded.chunks[0], Chunk::File(_)) == (added > 4096));
                 add(&mut loaded, added..added + 5000);
                 assert!(loaded == rows(capacity, added + 5000));
+
+                // Where it is left open they stay as they were read.
+                snapshot.rows.insert("replay".into(), mapped.clone());
+                let mut loaded = Rows::new(2, capacity).kept(Storage::Auto);
+                loaded.load("replay", &snapshot).expect("its shape");
+                assert!(loaded == mapped && loaded.is_on_disk());
             }
         }
     }

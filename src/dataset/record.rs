@@ -9,6 +9,7 @@ use super::{Info, RecordArgs, Tier, Writer, bad, name_of};
 use crate::agents::dataset::{Block, DatasetError};
 use crate::agents::evaluate::Played;
 use crate::agents::learner::{EvalRequest, Learner};
+use crate::agents::storage::Storage;
 use crate::checkpoint::Part;
 use crate::envs::hdf5::Dtype;
 use crate::envs::rng::Seed;
@@ -70,7 +71,8 @@ pub(super) fn record(args: &RecordArgs, bregman: &Bregman) -> Result<()> {
     match (args.tier, &args.checkpoint) {
         (Tier::Random, _) => {}
         (Tier::Replay, name) => {
-            let (_, snapshot) = train::find_checkpoint(&args.dir, name.as_deref().unwrap_or("last"), Part::Whole)?;
+            let (_, snapshot) =
+                train::find_checkpoint(&args.dir, name.as_deref().unwrap_or("last"), Part::Whole(Storage::Auto))?;
             learner.load(&snapshot)?;
             let empty = learner.replay(&mut |_, _| Ok(false));
             empty.map_err(|e| BadInput(format!("{}: {e}", args.dir.display())))?;
