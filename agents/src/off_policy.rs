@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::evaluate::{Played, evaluate, play};
-use crate::learner::{EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
+use crate::learner::{
+    Budget, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot,
+};
 use crate::nn::{Activation, Device, Mlp, Precision};
 use crate::on_policy::load_stream;
 use crate::policy::PolicyChain;
@@ -226,7 +228,17 @@ impl<U: Update> OffPolicy<U> {
         let replay = ReplayBuffer::new(config.buffer_size, actor.obs_dim(), actor.act_dim(), returns)
             .kept(config.buffer_storage)
             .prioritized(config.priority);
-        let warnings = config.precision.available_on(setup.device).1.map(str::to_string).into_iter().collect();
+        let mut warnings: Vec<String> =
+            config.precision.available_on(setup.device).1.map(str::to_string).into_iter().collect();
+        if let Budget::EnvSteps(steps) = setup.budget
+            && config.due(steps) == 0
+        {
+            let starts = config.learning_starts;
+            warnings.push(format!(
+                "no gradient step falls due within {steps} environment steps, of which `learning_starts = {starts}` are \
+                 random: the policy stays as it starts"
+            ));
+        }
         let mut agent = Agent {
             actor,
             stream: seed.stream("update", 0),

@@ -232,18 +232,21 @@ mod tests {
     use crate::nn::Activation;
     use crate::squashed::Draws;
 
-    /// A small SAC on Pendulum, and a minibatch.
-    fn small(change: impl FnOnce(&mut SacConfig)) -> (Agent, Sac, ReplayBatch) {
-        let setup = Setup {
+    fn setup(env_steps: u64) -> Setup {
+        Setup {
             seed: 1,
             threads: 1,
             device: Default::default(),
             env: EnvConfig::new("Pendulum-v1"),
             envs: Registry::default(),
             dataset: None,
-            budget: Budget::EnvSteps(1),
+            budget: Budget::EnvSteps(env_steps),
             histograms: false,
-        };
+        }
+    }
+
+    /// A small SAC on Pendulum, and a minibatch.
+    fn small(change: impl FnOnce(&mut SacConfig)) -> (Agent, Sac, ReplayBatch) {
         let common = OffPolicyConfig {
             hidden_sizes: vec![8],
             activation: Activation::Tanh,
@@ -252,7 +255,20 @@ mod tests {
         };
         let mut config = SacConfig { common, alpha: 0.5, ..Default::default() };
         change(&mut config);
-        Sac::learner(config, &setup).expect("the settings fit").apart()
+        Sac::learner(config, &setup(1)).expect("the settings fit").apart()
+    }
+
+    #[test]
+    fn a_budget_that_ends_before_the_first_gradient_step_is_named() {
+        let warnings = |env_steps: u64| {
+            let common = OffPolicyConfig { learning_starts: 50, num_steps: 10, ..Default::default() };
+            let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup(env_steps)).expect("it fits");
+            sac.step().expect("random actions").warnings
+        };
+        assert_eq!(warnings(51), [""; 0]);
+        let sentence = "no gradient step falls due within 50 environment steps, of which `learning_starts = 50` are random: \
+                        the policy stays as it starts";
+        assert_eq!(warnings(50), [sentence]);
     }
 
     #[test]
