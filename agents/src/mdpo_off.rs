@@ -23,7 +23,7 @@ use crate::replay::ReplayBatch;
 use crate::soft::{SoftActorCritic, soft_target};
 use crate::squashed::Draws;
 
-/// Settings of [`MdpoOff`]; defaults from the authors' code.
+/// Settings of [`MdpoOff`]; defaults from the authors' code, but for the last two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default)]
 pub struct MdpoOffConfig {
@@ -85,7 +85,7 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<MdpoOffConfig>(
     &[
         (
             "train/actor_loss",
-            "kl_coef ln π + (λ − kl_coef) ln π_k − Q of fresh actions, mean over the iteration's gradient steps",
+            "kl_coef ln π + (λ − kl_coef) ln π_k − Q of fresh actions and the regulariser, by ln_q and with the factor q where `tsallis_q` is above 1; mean over the iteration's gradient steps",
         ),
         ("train/entropy", "−ln π of fresh actions in [−1, 1], mean over gradient steps"),
         ("train/kl", "ln π − ln π_k of fresh actions, an estimate of KL(π ‖ π_k), mean over gradient steps"),
@@ -253,6 +253,9 @@ impl MdpoOff {
         }
         let losses = self.soft.fit(agent, batch)?;
         let value_loss = value.fit(&batch.obs, config.common.q_learning_rate, agent);
+        if !value_loss.is_finite() {
+            return Err(agent.non_finite("the value loss", value_loss));
+        }
         value.follow(config.common.tau, agent);
         self.value_means.add([value_loss]);
         self.means.add([policy.loss, policy.entropy, policy.kl, losses.loss, losses.q_value]);
@@ -714,7 +717,7 @@ mod tests {
     #[test]
     fn a_weight_below_the_entropys_is_warned_of() {
         let warnings = |kl_coef: f64| {
-            let common = OffPolicyConfig { num_steps: 1, ..common() };
+            let common = OffPolicyConfig { num_steps: 1, learning_starts: 0, ..common() };
             let config = MdpoOffConfig { common, kl_coef, ..Default::default() };
             let mut agent = MdpoOff::learner(config, &setup()).expect("the settings fit");
             [agent.step(), agent.step()].map(|report| report.expect("it steps").warnings)
