@@ -147,10 +147,23 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
             heading: "Probability of improvement".into(),
             columns: ["X", "Y", "environments", "P(X > Y)"].map(String::from).into(),
             rows: improvements.iter().map(row).collect(),
-            notes: vec!["Probability that a run of X scores higher than one of Y, mean over environments.".into()],
+            notes: vec![format!(
+                "Probability that a run of X scores higher than one of Y, mean over environments.{}",
+                if is_error(&comparison.selection.metric) {
+                    " Lower is better: it is that X is the worse one."
+                } else {
+                    ""
+                }
+            )],
         });
     }
     tables
+}
+
+/// Whether a metric is one that learning makes small.
+fn is_error(metric: &str) -> bool {
+    let name = metric.rsplit('/').next().unwrap_or(metric);
+    name.ends_with("error") || name.ends_with("loss") || ["l1", "empirical_l1", "tv", "js"].contains(&name)
 }
 
 fn by_env(comparison: &Comparison) -> Table {
@@ -183,10 +196,13 @@ fn by_env(comparison: &Comparison) -> Table {
         comparison.groups.iter().flat_map(|g| g.runs.iter().map(|run| run.file.eval.episodes)).collect();
     episodes.sort_unstable();
     episodes.dedup();
-    let protocol = match (selection.metric.starts_with("eval/"), &episodes[..]) {
-        (true, [one]) => format!("; deterministic policy, {one} episodes per evaluation"),
-        (true, _) => "; deterministic policy, numbers of episodes differ".into(),
-        _ => String::new(),
+    let builds = comparison.groups.iter().any(|group| group.runs.iter().any(|run| run.file.env.is_world()));
+    let protocol = match (selection.metric.starts_with("eval/"), builds, &episodes[..]) {
+        (false, ..) => String::new(),
+        (true, true, [one]) => format!("; {one} objects drawn per evaluation"),
+        (true, true, _) => "; numbers of objects drawn differ".into(),
+        (true, false, [one]) => format!("; deterministic policy, {one} episodes per evaluation"),
+        (true, false, _) => "; deterministic policy, numbers of episodes differ".into(),
     };
     let meaning = if comparison.meaning.is_empty() { String::new() } else { format!(": {}", comparison.meaning) };
     let brackets = match comparison.groups.iter().any(|group| group.runs.len() > 1) {
@@ -294,6 +310,14 @@ pub fn minutes(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_told_from_scores() {
+        let errors = ["eval/l1", "eval/log_z_error", "eval/marginal_error", "train/loss", "train/value_loss"];
+        assert!(errors.into_iter().all(is_error));
+        let scores = ["eval/mean_reward", "eval/score", "eval/spearman", "train/modes", "train/log_reward_best"];
+        assert!(!scores.into_iter().any(is_error));
+    }
 
     #[test]
     fn steps_are_written_short() {
