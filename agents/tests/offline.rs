@@ -98,9 +98,9 @@ fn learned<U: OfflineUpdate>(make: impl FnOnce(&Setup) -> Offline<U>, updates: u
 fn fails_at_once<U: OfflineUpdate>(make: impl FnOnce(&Setup) -> Offline<U>) -> String {
     let mut agent = make(&setup("immense.hdf5", "bandit", 1, 100));
     agent.prepare().expect("numbers that are finite");
-    let before = agent.policy().chain().act(&[0.0]);
+    let before = agent.policy().params.clone();
     let error = agent.step().expect_err("a loss beyond single precision").to_string();
-    assert_eq!(agent.policy().chain().act(&[0.0]), before, "{error}");
+    assert!(agent.policy().params == before, "{error}");
     error
 }
 
