@@ -379,8 +379,9 @@ fn the_number_of_threads_changes_no_bit_of_sac() {
 #[test]
 fn off_policy_mdpo_moves_at_its_step_size() {
     // Q = −(10 a − 1)²/2 in units of [−1, 1], near 0 almost a Gaussian mirror step: with λ = 0.5 every kl_coef ends at σ² = λ/100,
-    // an entropy of ln(0.0707 √(2πe)) = −1.23, and one that weighs much is later there.
-    let entropy = |kl_coef: f64, iterations| {
+    // an entropy of ln(0.0707 √(2πe)) = −1.23, and one that weighs much is later there. An iteration of one that does is off by 0.1 and
+    // more either way, so that the last half counts.
+    let entropy = |kl_coef: f64, iterations: usize| {
         let change = |c: &mut MdpoOffConfig| (c.critic, c.actor_q) = (CriticForm::TwinTargetQ, Judge::Min);
         let common = small_off_policy(0.99);
         let mut config =
@@ -388,10 +389,11 @@ fn off_policy_mdpo_moves_at_its_step_size() {
         change(&mut config);
         let mut agent = MdpoOff::learner(config, &setup("bandit")).expect("the settings fit");
         let steps: Vec<_> = (0..iterations).map(|_| agent.step().expect("finite numbers").metrics).collect();
-        steps.last().and_then(|metrics| metrics.get("train/entropy")).expect("it is logged")
+        let half = &steps[iterations / 2..];
+        half.iter().map(|metrics| metrics.get("train/entropy").expect("it is logged")).sum::<f64>() / half.len() as f64
     };
-    let ends = [0.5, 2.0].map(|kl_coef| entropy(kl_coef, 60));
-    assert!(ends.iter().all(|end| (end + 1.23).abs() < 0.1), "{ends:?}");
+    let ends = [0.5, 2.0].map(|kl_coef| entropy(kl_coef, 100));
+    assert!(ends.iter().all(|end| (end + 1.23).abs() < 0.05), "{ends:?}");
     let early = [0.5, 200.0].map(|kl_coef| entropy(kl_coef, 10));
     assert!(early[1] > early[0] + 0.3, "{early:?}");
 }
