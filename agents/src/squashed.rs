@@ -1,7 +1,7 @@
 //! The squashed Gaussian of soft actor-critic (Haarnoja et al. 2018, Appendix C): a = tanh(u), u normal, in units of [−1, 1].
 //!
 //! The pre-image u is kept beside the action: log-probabilities never go back through atanh. ln(1 − tanh² u) is
-//! 2 (ln 2 − |u| − ln(1 + e^(−2|u|))), finite for every u, where the usual ln(1 − a² + 1e-6) is off by several nats from |u| = 8
+//! 2 (ln 2 − |u| − ln(1 + e^(−2|u|))), finite for every u, where the usual ln(1 − a² + 1e-6) is off by several nats from |u| = 9
 //! on. Log-probabilities are those of actions in [−1, 1], whatever the bounds of the environment: scaling would shift them by a
 //! constant that a target entropy knows nothing of.
 
@@ -73,10 +73,9 @@ fn ln_1p(e: f32) -> f32 {
     2.0 * s * terms
 }
 
-/// ln N(u; μ, σ) − ln(1 − tanh² u), of one component.
+/// ln N(u; μ, σ) − ln(1 − tanh² u), of one component; z = (u − μ)/σ.
 #[inline(always)]
-pub fn log_prob(u: f32, mean: f32, log_std: f32) -> f32 {
-    let z = (u - mean) * (-log_std).exp_fast();
+pub fn log_prob(u: f32, z: f32, log_std: f32) -> f32 {
     -z * z / 2.0 - log_std - HALF_LN_TAU - squash(u).1
 }
 
@@ -262,10 +261,15 @@ impl SquashedActor {
         let act_dim = self.act_dim();
         let output = pass.forward(&self.net, params, obs, workers);
         split_outputs(output, act_dim, log_prob_of, d_u);
-        for ((log_prob_of, d_u), &u) in log_prob_of.iter_mut().zip(d_u).zip(&draws.u) {
-            let (mean, log_std) = (*log_prob_of, self.log_std.of(*d_u).0);
-            *log_prob_of = log_prob(u, mean, log_std);
-            *d_u = -(u - mean) * (-2.0 * log_std).exp_fast();
+        // u − μ' from its parts, not from the sum, in which a narrow policy's noise is rounded away.
+        let moved = draws.mean.iter().zip(&draws.std).zip(&draws.noise);
+        let scores = log_prob_of.iter_mut().zip(d_u).zip(&draws.u);
+        for (((log_prob_of, d_u), &u), ((&mean, &std), &noise)) in scores.zip(moved) {
+            let (mean_of, log_std_of) = (*log_prob_of, self.log_std.of(*d_u).0);
+            let inverse_std = (-log_std_of).exp_fast();
+            let z = (mean - mean_of + std * noise) * inverse_std;
+            *log_prob_of = log_prob(u, z, log_std_of);
+            *d_u = -z * inverse_std;
         }
     }
 
@@ -430,10 +434,10 @@ mod tests {
             (-20.0, -38.613_706, -162.305_23),
         ] {
             close(squash(u).1, slope);
-            close(log_prob(u, 0.0, 0.0), log_prob_of);
+            close(log_prob(u, u, 0.0), log_prob_of);
         }
-        close(log_prob(1.0, 0.5, 0.5f32.ln()), 0.141_770_3);
-        assert!(log_prob(50.0, 0.0, 0.0).is_finite() && log_prob(-50.0, 0.0, 0.0).is_finite());
+        close(log_prob(1.0, 1.0, 0.5f32.ln()), 0.141_770_3);
+        assert!(log_prob(50.0, 50.0, 0.0).is_finite() && log_prob(-50.0, -50.0, 0.0).is_finite());
     }
 
     #[test]
@@ -517,7 +521,7 @@ mod tests {
                 let (row, j) = (i / act_dim, i % act_dim);
                 let (mean, raw) = (other[row * 2 * act_dim + j], other[row * 2 * act_dim + act_dim + j]);
                 let sigma = log_std.of(raw).0;
-                other_scores.0[i] = log_prob(draws.u[i], mean, sigma);
+                other_scores.0[i] = log_prob(draws.u[i], (draws.u[i] - mean) * (-sigma).exp(), sigma);
                 other_scores.1[i] = -(draws.u[i] - mean) * (-2.0 * sigma).exp();
             }
             let mut d_output = vec![0.0; output.len()];
@@ -540,16 +544,21 @@ mod tests {
 
     #[test]
     fn a_policy_scores_its_own_draws_as_it_drew_them() {
-        let (actor, workers) = (actor(vec![-1.0; 2], vec![1.0; 2]), Workers::new(1).expect("one thread"));
-        let (mut pass, mut draws, mut rng) = (actor.pass(4), Draws::new(4, 2), NumpyRng::new(2));
-        let obs: Vec<f32> = (0..12).map(|_| rng.standard_normal() as f32).collect();
-        draws.draw_noise(&mut rng);
-        actor.act(&obs, &mut pass, &mut draws, &workers);
-        let (mut log_prob_of, mut d_u) = (vec![0.0; 8], vec![0.0; 8]);
-        actor.score(&actor.params, &obs, &draws, &mut pass, (&mut log_prob_of, &mut d_u), &workers);
-        for i in 0..8 {
-            close(log_prob_of[i], draws.log_prob[i]);
-            close(d_u[i], -draws.noise[i] / draws.std[i]);
+        let workers = Workers::new(1).expect("one thread");
+        // The second is as narrow as they come: in single precision μ + σ · noise is μ and a few units of its last place.
+        for shift in [0.0, -30.0] {
+            let mut actor = actor(vec![-1.0; 2], vec![1.0; 2]);
+            [2, 3].into_iter().for_each(|column| actor.net.shift_output(&mut actor.params, column, shift));
+            let (mut pass, mut draws, mut rng) = (actor.pass(4), Draws::new(4, 2), NumpyRng::new(2));
+            let obs: Vec<f32> = (0..12).map(|_| rng.standard_normal() as f32).collect();
+            draws.draw_noise(&mut rng);
+            actor.act(&obs, &mut pass, &mut draws, &workers);
+            let (mut log_prob_of, mut d_u) = (vec![0.0; 8], vec![0.0; 8]);
+            actor.score(&actor.params, &obs, &draws, &mut pass, (&mut log_prob_of, &mut d_u), &workers);
+            for i in 0..8 {
+                close(log_prob_of[i], draws.log_prob[i]);
+                close(d_u[i], -draws.noise[i] / draws.std[i]);
+            }
         }
     }
 
