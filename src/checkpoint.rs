@@ -168,6 +168,9 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
         // One that is there stays whole until the new one is in its place.
         let old = folder.join(format!(".{name}.old.tmp"));
         if place.exists() {
+            if old.exists() {
+                fs::remove_dir_all(&old)?;
+            }
             fs::rename(&place, &old)?;
         }
         fs::rename(&temporary, &place)?;
@@ -494,6 +497,19 @@ mod tests {
         assert_eq!(read_back, snapshot(300.0));
         assert_eq!(manifest.run_file, "seed = 1");
         assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
+    }
+
+    #[test]
+    fn a_checkpoint_takes_the_place_of_another_whatever_a_kill_left_behind() {
+        let run = run_folder("twice");
+        for x in [1.0, 2.0] {
+            fs::create_dir_all(run.join("checkpoints/.00000300.old.tmp/half")).expect("writable");
+            let manifest =
+                Manifest::new("seed = 1".into(), 300, Progress::default(), RunState::default(), BTreeMap::new());
+            write(&run, manifest, &snapshot(x)).expect("written");
+            assert!(read(&run, 300, Part::Whole(Storage::Auto)).expect("it is whole").1 == snapshot(x));
+        }
+        assert_eq!(fs::read_dir(run.join("checkpoints")).expect("a folder").count(), 1, "nothing else stays");
     }
 
     /// A checkpoint at `added` with a buffer of 40,000 rows of `[n, −n]`, of which `added` have come.
