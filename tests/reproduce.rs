@@ -36,4 +36,26 @@ fn the_quick_way_writes_tables_plots_and_a_page_and_does_not_repeat_runs() {
     let (again, said) = reproduce();
     assert!(said.contains("6 of 6 runs are finished already"), "{said}");
     assert_eq!(page, again);
+
+    // What is kept of runs compares like the runs themselves.
+    let kept = place.join("kept");
+    let keep = format!(
+        "import importlib.machinery as m, pathlib; \
+         m.SourceFileLoader('reproduce', {:?}).load_module().keep(*map(pathlib.Path, [{:?}, {kept:?}]))",
+        root.join("scripts/reproduce"),
+        place.join("runs/reproduce/ppo-quick"),
+    );
+    let python = root.join(".venv/bin/python");
+    assert!(Command::new(python).args(["-B", "-W", "ignore", "-c", &keep]).status().expect("it starts").success());
+    let table = |runs: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bregman"));
+        let output = command.args(["compare", "--format", "csv"]).arg(runs).output().expect("it starts");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert_eq!(table(&kept), table(&place.join("runs/reproduce/ppo-quick")));
+    assert!(table(&kept).lines().count() > 6);
+    let meta = std::fs::read_to_string(kept.join("reacher/s1/meta.json")).expect("it is kept");
+    assert!(meta.contains("revision") && !meta.contains("command"), "{meta}");
+    let text = std::fs::read_to_string(kept.join("reacher/s1/metrics.csv")).expect("it is kept");
+    assert_eq!(text.lines().count(), 5, "a head and the four evaluations in\n{text}");
 }
