@@ -150,6 +150,11 @@ fn prepare(py: Python<'_>) -> PyResult<()> {
     for name in ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"] {
         environ.call_method1("setdefault", (name, "1"))?;
     }
+    // Its kernel for AVX-512 adds the squares of a norm by fused products and rounds otherwise: a distance in a reward would
+    // depend on the processor.
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        environ.call_method1("setdefault", ("OPENBLAS_CORETYPE", "Haswell"))?;
+    }
     Ok(())
 }
 

@@ -79,6 +79,8 @@ pub fn compare(id: &str, kwargs: &str, seeds: Range<u64>, steps: usize, hold: us
 fn gymnasium(job: &Job) -> impl Iterator<Item = Record> + use<> {
     let mut python = Command::new(concat!(env!("BREGMAN_VENV"), "/bin/python"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gymnasium_trace.py"))
+        // As the program has it, whatever the processor.
+        .env("OPENBLAS_CORETYPE", "Haswell")
         // MuJoCo appends its warnings to a file where it runs.
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::piped())
