@@ -91,7 +91,9 @@ impl BitSequence {
         let modes = mode_bits(&config).map_err(wrong)?;
         let modes =
             modes.chunks_exact(k).map(|bits| bits.iter().fold(0, |word, &bit| word << 1 | i32::from(bit))).collect();
-        let power = (words as u64 + u64::from(!config.autoregressive)).checked_pow(places as u32);
+        let power = |base: u64, places: usize| base.checked_pow(places as u32);
+        // Prefixes of every length, or every place filled or not.
+        let prefixes = || (0..=places).try_fold(0u64, |sum, m| sum.checked_add(power(words as u64, m)?));
         let spec = WorldSpec {
             name: "bit_sequence".into(),
             state_len: places + 1,
@@ -100,7 +102,7 @@ impl BitSequence {
             num_backward: if config.autoregressive { 1 } else { places },
             exit: None,
             max_len: places,
-            num_states: power.map(|power| if config.autoregressive { power * 2 - 1 } else { power }),
+            num_states: if config.autoregressive { prefixes() } else { power(words as u64 + 1, places) },
             energies: true,
             heavy: false,
         };
@@ -287,6 +289,20 @@ mod tests {
         let z: f64 = (0..16).map(|x| world.log_reward(&[x >> 2, x & 3, 2]).exp()).sum();
         assert!((z - 5.7550472288).abs() < 1e-9, "{z}");
         assert_eq!(world.log_z(), None);
+    }
+
+    #[test]
+    fn states_are_counted_as_far_as_64_bits_go() {
+        // 1 + 4 + 16 prefixes; 5 contents of two places.
+        assert_eq!(four(&["0110"], true).spec().num_states, Some(21));
+        assert_eq!(four(&["0110"], false).spec().num_states, Some(25));
+        let long = |num_bits: usize| {
+            let modes = vec!["0".repeat(num_bits)];
+            let config =
+                BitSequenceConfig { num_bits, word_bits: 1, autoregressive: true, modes, ..Default::default() };
+            BitSequence::new(config).expect("a world").spec().num_states
+        };
+        assert_eq!((long(63), long(64)), (Some(u64::MAX), None));
     }
 
     #[test]

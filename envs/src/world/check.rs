@@ -77,6 +77,9 @@ impl Check<'_> {
         if actions.is_empty() {
             return Err(self.wrong(state, "no action is legal and it is not terminal: a trajectory could not go on"));
         }
+        if self.spec.exit.is_some_and(|exit| !self.forward[exit]) {
+            return Err(self.wrong(state, "the exit is not legal: a world that has one lets every state stop"));
+        }
         for &action in &actions {
             let mut child = state.to_vec();
             let backward = self.world.apply(&mut child, action);

@@ -73,7 +73,9 @@ impl HyperGrid {
             heavy: false,
         };
         if d == 0 || h < 2 || d * h > 1 << 16 {
-            return Err(spec.error(format!("`ndim = {d}`, `height = {h}`: at least 1 dimension of at least 2 cells")));
+            return Err(spec.error(format!(
+                "`ndim = {d}`, `height = {h}`: at least 1 dimension of at least 2 cells, and at most 65536 in all"
+            )));
         }
         for (key, value) in [("r0", config.r0), ("r1", config.r1), ("r2", config.r2)] {
             let least = key == "r0" && value <= 0.0;
@@ -107,6 +109,13 @@ impl HyperGrid {
         let outer = parts().all(|part| part != Part::Middle);
         let band = parts().all(|part| part == Part::Band);
         r0 + if outer { r1 } else { 0.0 } + if band { r2 } else { 0.0 }
+    }
+
+    /// ln of what each term of the reward adds to Z; powers of many dimensions have no number of their own.
+    fn log_masses(&self) -> [f64; 3] {
+        let ((outer, band), d) = (self.counts(), self.config.ndim as f64);
+        let HyperGridConfig { height, r0, r1, r2, .. } = self.config;
+        [(height as f64, r0), (outer, r1), (band, r2)].map(|(cells, r)| d * cells.ln() + r.ln())
     }
 
     /// Coordinates of one dimension in the outer part, and in the band.
@@ -171,16 +180,14 @@ impl World for HyperGrid {
     }
 
     fn log_z(&self) -> Option<f64> {
-        let ((outer, band), d) = (self.counts(), self.config.ndim as i32);
-        let HyperGridConfig { height, r0, r1, r2, .. } = self.config;
-        Some(((height as f64).powi(d) * r0 + outer.powi(d) * r1 + band.powi(d) * r2).ln())
+        Some(super::log_sum_exp(self.log_masses().into_iter()))
     }
 
     /// The reward is a mixture of three uniform distributions on boxes.
     fn sample_target(&self, rng: &mut NumpyRng, state: &mut [i32]) -> bool {
-        let ((outer, band), d) = (self.counts(), self.config.ndim as i32);
-        let HyperGridConfig { height, r0, r1, r2, .. } = self.config;
-        let mass = [(height as f64).powi(d) * r0, outer.powi(d) * r1, band.powi(d) * r2];
+        let height = self.config.height;
+        let log_mass = self.log_masses();
+        let mass = log_mass.map(|log| (log - super::log_sum_exp(log_mass.into_iter())).exp());
         let mut u = rng.double() * mass.iter().sum::<f64>();
         let mut kind = 0;
         while kind < 2 && u >= mass[kind] {
@@ -207,7 +214,10 @@ impl World for HyperGrid {
     /// Cells of the bands, one by one.
     fn mode(&self, state: &[i32]) -> Option<u64> {
         let x = self.coordinates(state);
-        let cell = || x.clone().fold(0u64, |cell, x| cell * self.config.height as u64 + x as u64);
+        let cell = || match self.spec.num_states {
+            Some(_) => x.clone().fold(0u64, |cell, x| cell * self.config.height as u64 + x as u64),
+            None => super::state_hash(&state[..self.config.ndim]),
+        };
         x.clone().all(|x| self.part(x) == Part::Band).then(cell)
     }
 
@@ -249,6 +259,24 @@ mod tests {
             assert!((log_z.exp() / z - 1.0).abs() < 1e-12, "{d} {h}: {}", log_z.exp());
             assert_eq!(world.num_modes(), Some(modes));
         }
+    }
+
+    #[test]
+    fn grids_of_many_dimensions_have_a_partition_function_modes_and_target_samples() {
+        // 8^400 has no number of its own, nor has a cell its index from 22 dimensions on.
+        let world = grid(400, 8, 1e-3, 0.5, 2.0);
+        let log_z = world.log_z().expect("a closed form");
+        // Z/R0 = 8^400 + 500 · 4^400 + 2000 · 2^400: the rest is below 1e-100.
+        assert!((log_z - (400.0 * 8f64.ln() + 1e-3f64.ln())).abs() < 1e-9, "{log_z}");
+        let (mut rng, mut state) = (NumpyRng::new(1), vec![0; 401]);
+        assert!(world.sample_target(&mut rng, &mut state));
+        assert!(state[..400].iter().any(|&x| world.part(x as usize) == Part::Middle));
+        let corner = |first: i32| {
+            let mut state = vec![1; 401];
+            state[0] = first;
+            world.mode(&state).expect("a cell of the bands")
+        };
+        assert_ne!(corner(1), corner(6));
     }
 
     #[test]

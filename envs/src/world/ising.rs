@@ -75,9 +75,9 @@ impl Ising {
             Spins::Complete => n > 0,
         };
         if !fits || n > 1 << 16 {
-            return Err(
-                spec.error(format!("`num_sites = {n}`: a square number from 9 on a torus, at least 1 otherwise"))
-            );
+            return Err(spec.error(format!(
+                "`num_sites = {n}`: a square number from 9 on a torus, at least 1 otherwise, at most 65536"
+            )));
         }
         if !config.coupling.is_finite() {
             return Err(spec.error(format!("`coupling = {}`: a finite number, 0.2 as a rule", config.coupling)));
@@ -127,16 +127,16 @@ impl World for Ising {
     fn energy(&self, state: &[i32]) -> f64 {
         let (n, side) = (self.config.num_sites, self.side);
         let spins = &state[..n];
-        let agreement: i32 = match self.config.graph {
-            Spins::Complete => spins.iter().sum::<i32>().pow(2),
+        let agreement = match self.config.graph {
+            Spins::Complete => f64::from(spins.iter().sum::<i32>()).powi(2),
             Spins::Torus => (0..n)
                 .map(|i| {
                     let (right, below) = (i - i % side + (i + 1) % side, (i + side) % n);
-                    spins[i] * (spins[right] + spins[below])
+                    f64::from(spins[i] * (spins[right] + spins[below]))
                 })
                 .sum(),
         };
-        -self.config.coupling * f64::from(agreement)
+        -self.config.coupling * agreement
     }
 
     /// Two numbers for a site: whether it is −1, whether it is +1.
@@ -182,6 +182,12 @@ mod tests {
             let exact = spins(n, Spins::Complete, coupling).log_z().expect("a closed form");
             assert!((exact - log_z).abs() < 1e-9, "{n} {coupling}: {exact}");
         }
+    }
+
+    #[test]
+    fn many_equal_spins_have_a_large_reward() {
+        let world = spins(50_000, Spins::Complete, 1.0);
+        assert_eq!(world.log_reward(&vec![1; 50_001]), 2.5e9);
     }
 
     #[test]

@@ -92,6 +92,12 @@ impl Strings {
                 return Err(format!("`{key} = {value}`: a positive number"));
             }
         }
+        if !(config.mode_above > 0.0 && config.mode_above <= 1.0) {
+            return Err(format!(
+                "`mode_above = {}`: a part of the largest value, above 0 and at most 1",
+                config.mode_above
+            ));
+        }
         let mut values: Vec<(Vec<i32>, f64)> = Vec::new();
         for (i, line) in table.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let (text, value) = line.split_once(',').unwrap_or((line, ""));
