@@ -88,7 +88,8 @@ fn what_does_not_go_together_is_one_sentence() {
     };
     assert_eq!(
         refusal(&GRID.replace("height = 6", "height = 1")),
-        "error: agent.tb: world `hyper_grid`: `ndim = 2`, `height = 1`: at least 1 dimension of at least 2 cells"
+        "error: agent.tb: world `hyper_grid`: `ndim = 2`, `height = 1`: at least 1 dimension of at least 2 cells, \
+         and at most 65536 in all"
     );
     let in_env = GRID.replace("[world.hyper_grid]\nheight = 6", "[env]\nid = \"Pendulum-v1\"");
     assert!(refusal(&in_env).ends_with("`Pendulum-v1` is an environment: write [world.hyper_grid]"));
@@ -104,7 +105,8 @@ fn what_does_not_go_together_is_one_sentence() {
     std::fs::write(place.join("values.csv"), "ACGTACGT,1\n").expect("writable");
     let strings = strings.replace("[world.strings]", "[world.strings]\nfile = \"values.csv\"");
     assert!(refusal(&strings).contains("it has no energies on unfinished objects, so flows cannot look forward"));
-    let one = GRID.replace("[agent.tb]", "[agent.vargrad]").replace("num_trajectories = 8", "num_trajectories = 1");
+    let one = GRID.replace("[agent.tb]", "[agent.vargrad]").replace("replay = \"objects\"\n", "");
+    let one = one.replace("num_trajectories = 8", "num_trajectories = 1");
     assert!(refusal(&one).contains("`num_trajectories = 1`: at least 2, since one trajectory has no variance"));
 
     write(&place, common::PENDULUM);

@@ -268,9 +268,10 @@ fn replay_and_local_search_leave_the_target_where_it_is() {
             ..Default::default()
         };
         let mut learner = Gflownet::new(config, TB, LOG_Z, &setup("hyper_grid", "height = 4")).expect("it suits");
-        learner.step().expect("finite numbers");
+        let report = learner.step().expect("finite numbers");
         let l1 = learner.evaluate(&request(100)).expect("it suits").metrics.get("eval/l1").expect("exact");
         assert!(l1 < 0.08, "{replay:?}: {l1}");
+        assert_eq!(report.episodes.len(), 16, "half of a batch is fresh");
     }
 }
 

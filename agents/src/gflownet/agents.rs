@@ -186,7 +186,10 @@ impl AgentConfig for FmConfig {
 
     fn validate(&self) -> Result<(), LearnError> {
         let rule = "flow matching learns no backward policy: `uniform`";
-        check::rule(self.common.backward_policy == BackwardPolicy::Uniform, "backward_policy", "learned", rule)?;
+        let policy = self.common.backward_policy;
+        let said = serde_json::to_value(policy).unwrap_or_default();
+        let said = said.as_str().unwrap_or_default();
+        check::rule(policy == BackwardPolicy::Uniform, "backward_policy", said, rule)?;
         self.common.validate()
     }
 

@@ -72,14 +72,15 @@ pub struct Sums {
     states: f64,
     log_reward: f64,
     objects: f64,
+    /// Of the last batch.
+    fresh: usize,
 }
 
 impl Sums {
-    /// Counts the first `fresh` trajectories of a batch, still in its pass.
+    /// Counts the first `fresh` trajectories of a batch.
     pub fn count(&mut self, sampler: &Sampler<f32>, fresh: usize, progress: &mut Progress) {
         let batch = &sampler.batch;
-        self.batches += 1.0;
-        self.states += sampler.pass.rows() as f64 / batch.transitions().max(1) as f64;
+        self.fresh = fresh;
         for b in 0..fresh {
             progress.env_steps += batch.len[b] as u64;
             progress.episodes += 1;
@@ -88,6 +89,12 @@ impl Sums {
                 self.objects += 1.0;
             }
         }
+    }
+
+    /// Counts the states that a batch put before the networks, still in its pass.
+    pub fn look(&mut self, sampler: &Sampler<f32>) {
+        self.batches += 1.0;
+        self.states += sampler.pass.rows() as f64 / sampler.batch.transitions().max(1) as f64;
     }
 
     /// Counts an optimiser step.
@@ -106,7 +113,7 @@ impl Sums {
         [learning_rate, epsilon]: [f64; 2],
         progress: &Progress,
     ) -> Report {
-        let finished = (0..batch.count()).filter_map(|b| {
+        let finished = (0..self.fresh).filter_map(|b| {
             let (reward, length) = (batch.reward_of(b)?.exp(), batch.len[b] as u32);
             Some(Episode { lane: b, reward, length })
         });

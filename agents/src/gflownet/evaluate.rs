@@ -227,14 +227,22 @@ impl Judge {
         Ok(each.map(log_prob).collect())
     }
 
-    /// Spearman's and Pearson's correlation of ln p̂ and ln R on the test objects: the world's own, evenly thinned, or objects of
-    /// the uniform policy.
+    /// Spearman's and Pearson's correlation of ln p̂ and ln R on the test objects: the world's own, evenly thinned by the first step
+    /// at which their rewards differ, or objects of the uniform policy.
     fn correlations(&mut self, sampler: &mut Sampler<f32>, params: &[f32]) -> Result<[f64; 2], LearnError> {
         let state_len = self.world.spec().state_len;
         if self.test_set.is_none() {
             let own = self.world.test_set();
-            let every = (own.len() / state_len).div_ceil(self.test_objects).max(1);
-            let mut set: Vec<i32> = own.chunks_exact(state_len).step_by(every).flatten().copied().collect();
+            let count = own.len() / state_len;
+            let thinned = |every: usize| own.chunks_exact(state_len).step_by(every);
+            let differ = |every: &usize| {
+                let mut rewards = thinned(*every).map(|object| self.world.log_reward(object));
+                let first = rewards.next();
+                rewards.any(|reward| Some(reward) != first)
+            };
+            let least = count.div_ceil(self.test_objects).max(1);
+            let every = (least..count).find(differ).unwrap_or(least);
+            let mut set: Vec<i32> = thinned(every).flatten().copied().collect();
             let mut rng = NumpyRng::new(0);
             let uniform = Behaviour { epsilon: 1.0, temperature: 1.0 };
             while set.len() < self.test_objects * state_len && own.is_empty() {

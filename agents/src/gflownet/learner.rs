@@ -50,7 +50,10 @@ pub const METRICS: &[(&str, &str)] = &[
         "mean ζ of objects drawn from the target, paths drawn backwards: at least ln Z in the mean; it sees missing modes",
     ),
     ("eval/log_z_is", "ln of the mean of exp ζ over objects drawn from the policy: ln Z by importance sampling"),
-    ("eval/log_z_error", "distance of train/log_z from ln Z, where that is known"),
+    (
+        "eval/log_z_error",
+        "distance of train/log_z from ln Z, where that is known; VarGrad's, which learns none, of eval/elbo",
+    ),
     ("eval/l1", "sum over all objects of the distance of p from R/Z, p exact by pushing mass through the graph"),
     ("eval/tv", "total variation between p and R/Z, exact: half of l1"),
     ("eval/js", "Jensen-Shannon divergence between p and R/Z, exact, in nats"),
@@ -132,7 +135,7 @@ impl Gflownet {
         if config.local_search > 0 {
             rows *= 2 + 2 * config.local_search;
         }
-        let rows = spec.num_states.map_or(rows, |states| rows.min(states as usize + 1));
+        let rows = spec.num_states.map_or(rows, |states| rows.min((states as usize).saturating_add(1)));
         // Flow matching has no backward policy; where paths are drawn backwards for it, they are drawn uniformly.
         let backward = if objective.has_backward() { config.backward_policy } else { BackwardPolicy::Uniform };
         let energies = objective.needs_energies();
@@ -215,7 +218,7 @@ impl Gflownet {
     /// Draws the batch: replayed trajectories, then fresh ones, which explore and may be cut. Returns the number of fresh ones.
     fn draw(&mut self) -> Result<usize, LearnError> {
         let count = self.config.num_trajectories;
-        let wanted = (self.config.replay_fraction * count as f64).round() as usize;
+        let wanted = self.config.replayed();
         let again = if self.replay.len() >= wanted && !self.replay.is_empty() { wanted } else { 0 };
         let fresh = count - again;
         let behaviour = Behaviour { epsilon: self.epsilon(), temperature: self.config.temperature };
@@ -269,6 +272,7 @@ impl Gflownet {
         }
         let log_z = self.log_z[0].into();
         let loss = self.objective.loss(&mut self.sampler, &self.params, log_z, &mut self.scratch);
+        sums.look(&self.sampler);
         if !loss.loss.is_finite() {
             let Progress { grad_steps, env_steps, .. } = self.progress;
             let (what, iteration) = ("loss".into(), grad_steps + 1);

@@ -140,7 +140,12 @@ impl<T: Real> Choices<T> {
             true => epsilon / legal.iter().filter(|&&legal| legal).count() as f64,
             false => 0.0,
         };
-        let tempered = |p: T| if temperature == 1.0 { p.to_f64() } else { p.to_f64().powf(1.0 / temperature) };
+        // Over the largest, so that a small temperature leaves some that is not 0.
+        let largest = if temperature == 1.0 { 1.0 } else { prob.iter().map(|&p| p.to_f64()).fold(0.0, f64::max) };
+        let tempered = |p: T| match temperature == 1.0 {
+            true => p.to_f64(),
+            false => (p.to_f64() / largest).powf(1.0 / temperature),
+        };
         let total = if temperature == 1.0 { 1.0 } else { prob.iter().map(|&p| tempered(p)).sum() };
         let mut left = u;
         let mut last = None;

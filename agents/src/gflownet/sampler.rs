@@ -428,25 +428,27 @@ impl<T: Real> Sampler<T> {
 
     /// One round of local search on the first `count` trajectories: takes their objects apart by P_B, redoes the last part
     /// (`depth` of the length) by P_F, and keeps the new object with probability
-    /// min(1, R(x′) p(x′→x) / (R(x) p(x→x′))), p(x→x′) = P_B(x→s) P_F(s→x′). The trajectories are new ones either way.
+    /// min(1, R(x′) p(x′→x) / (R(x) p(x→x′))), p(x→x′) = P_B(x→s) P_F(s→x′). An object of another length is taken only where
+    /// its own last part begins at s too, since otherwise nothing leads back. The trajectories are new ones either way.
     pub fn local_search(&mut self, params: &[T], count: usize, depth: f64, rng: &mut NumpyRng) -> Result<(), EnvError> {
         let state_len = self.world.spec().state_len;
         let objects = self.batch.last[..count * state_len].to_vec();
+        let kept = |len: usize| len - ((depth * len as f64).ceil() as usize).clamp(1, len);
         self.batch.len[..count].fill(0);
         self.join_backward(params, &objects, 0, rng)?;
         self.finish(params)?;
         let old: Vec<(Vec<usize>, f64, usize)> = (0..count)
             .map(|b| {
-                let len = self.batch.len[b];
-                let kept = len - ((depth * len as f64).ceil() as usize).clamp(1, len);
+                let kept = kept(self.batch.len[b]);
                 (self.batch.actions(b).to_vec(), self.log_exchange(b, kept), kept)
             })
             .collect();
         (0..count).for_each(|b| self.truncate(b, old[b].2));
         self.extend(params, Behaviour::POLICY, rng)?;
         self.finish(params)?;
-        for (b, (actions, exchange, kept)) in old.iter().enumerate() {
-            if rng.double().ln() >= self.log_exchange(b, *kept) - exchange {
+        for (b, (actions, exchange, from)) in old.iter().enumerate() {
+            let leads_back = kept(self.batch.len[b]) == *from;
+            if rng.double().ln() >= self.log_exchange(b, *from) - exchange || !leads_back {
                 self.batch.len[b] = 0;
                 let state = &mut self.batch.last[b * state_len..(b + 1) * state_len];
                 self.world.initial(state);

@@ -92,6 +92,11 @@ impl Default for GflownetConfig {
 }
 
 impl GflownetConfig {
+    /// Trajectories of a batch that are replayed, once there are as many.
+    pub fn replayed(&self) -> usize {
+        (self.replay_fraction * self.num_trajectories as f64).round() as usize
+    }
+
     /// Refuses values that cannot work.
     pub fn validate(&self) -> Result<(), LearnError> {
         check::count("num_trajectories", self.num_trajectories)?;
@@ -111,6 +116,12 @@ impl GflownetConfig {
         )?;
         check::count("replay_capacity", self.replay_capacity)?;
         check::fraction("replay_fraction", self.replay_fraction, "a part of the batch")?;
+        if self.replay != ReplayKind::None {
+            let rule = format!("a part of {} trajectories that leaves one to be drawn anew", self.num_trajectories);
+            check::rule(self.replayed() < self.num_trajectories, "replay_fraction", self.replay_fraction, &rule)?;
+            let rule = format!("at least {}, as many as a batch takes from it", self.replayed());
+            check::rule(self.replay_capacity >= self.replayed(), "replay_capacity", self.replay_capacity, &rule)?;
+        }
         check::rule(
             self.local_search_depth > 0.0 && self.local_search_depth <= 1.0,
             "local_search_depth",

@@ -197,7 +197,8 @@ impl SoftDqn {
         };
         let nets = FlowNetworks::new(world.spec(), &shape);
         let params: Vec<f32> = nets.init(&mut seed.stream("init", 0));
-        let at_most = |rows: usize| world.spec().num_states.map_or(rows, |states| rows.min(states as usize + 1));
+        let at_most =
+            |rows: usize| world.spec().num_states.map_or(rows, |states| rows.min((states as usize).saturating_add(1)));
         let drawn = Sampler::<f32>::rows_for(world.as_ref(), config.num_trajectories);
         let rows = at_most(drawn.max(config.batch_size));
         let workers = Arc::new(Workers::new(setup.threads)?);
@@ -254,6 +255,7 @@ impl SoftDqn {
         self.sampler.finish(&self.params)?;
         self.replay.take(&self.sampler)?;
         sums.count(&self.sampler, self.config.num_trajectories, &mut self.progress);
+        sums.look(&self.sampler);
         for b in 0..self.config.num_trajectories {
             if let Some((object, log_reward)) = self.sampler.object(b) {
                 self.discoveries.add(object, log_reward);
