@@ -70,9 +70,9 @@ struct Layout {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Return and length of the last 100 training episodes, oldest first.
-    pub recent: std::collections::VecDeque<(f64, u32)>,
+    pub recent: std::collections::VecDeque<(Return, u32)>,
     /// Best evaluation and the position where it was reached.
-    pub best: Option<(f64, u64)>,
+    pub best: Option<(Return, u64)>,
     /// What it is the best by, where that is not the mean return.
     #[serde(default)]
     pub criterion: Option<Criterion>,
@@ -80,6 +80,33 @@ pub struct RunState {
     pub seconds: f64,
     /// Whether the run ended before its budget, because `eval.stop_at` was reached.
     pub stopped: bool,
+}
+
+/// A return. JSON has no number for what is not finite, such as a reward whose logarithm is 1000; there it stands as text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Return(pub f64);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Finite(f64),
+    Text(String),
+}
+
+impl From<Written> for Return {
+    fn from(written: Written) -> Return {
+        match written {
+            Written::Finite(number) => Return(number),
+            Written::Text(text) => Return(text.parse().unwrap_or(f64::NAN)),
+        }
+    }
+}
+
+impl From<Return> for Written {
+    fn from(Return(number): Return) -> Written {
+        if number.is_finite() { Written::Finite(number) } else { Written::Text(number.to_string()) }
+    }
 }
 
 /// What a file must be.
@@ -483,7 +510,8 @@ mod tests {
     }
 
     fn write_at(run: &Path, position: u64) {
-        let state = RunState { recent: [(0.1 + 0.2, 3)].into(), ..Default::default() };
+        let state =
+            RunState { recent: [(Return(0.1 + 0.2), 3), (Return(f64::INFINITY), 4)].into(), ..Default::default() };
         let logs = BTreeMap::from([("metrics.csv".to_string(), 12)]);
         let manifest = Manifest::new("seed = 1".into(), position, Progress::default(), state, logs);
         write(run, manifest, &snapshot(position as f32)).expect("written");
@@ -496,7 +524,8 @@ mod tests {
         let (manifest, read_back) = read(&run, 300, Part::Whole(Storage::Auto)).expect("it is whole");
         assert_eq!(read_back, snapshot(300.0));
         assert_eq!(manifest.run_file, "seed = 1");
-        assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent[0].0), (12, 0.1 + 0.2));
+        let recent = [(Return(0.1 + 0.2), 3), (Return(f64::INFINITY), 4)];
+        assert_eq!((manifest.logs["metrics.csv"], manifest.run.recent), (12, recent.into()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -16,7 +17,7 @@ use crate::agents::learner::{Criterion, EvalRequest, Evaluation, Learner, Metric
 use crate::agents::nn::Device;
 use crate::agents::scores::{self, Reference};
 use crate::agents::storage::Storage;
-use crate::checkpoint::{self, Manifest, Part, RunState};
+use crate::checkpoint::{self, Manifest, Part, Return, RunState};
 use crate::error::bad_input;
 use crate::observe::{Console, Logs, Row};
 use crate::run_file::{RunFile, ScoreName, ScoreSetting, open_dataset};
@@ -345,7 +346,7 @@ impl Training {
 
     /// Best evaluation and where it was reached.
     pub fn best(&self) -> Option<(f64, u64)> {
-        self.state.best
+        self.state.best.map(|(Return(best), position)| (best, position))
     }
 
     /// What it is the best by, where that is not the mean return.
@@ -423,12 +424,12 @@ impl Training {
     /// The window over training episodes, then what the learner reports.
     fn rollout_metrics(&mut self, report: &Report) -> Metrics {
         let recent: &mut VecDeque<_> = &mut self.state.recent;
-        recent.extend(report.episodes.iter().map(|episode| (episode.reward, episode.length)));
+        recent.extend(report.episodes.iter().map(|episode| (Return(episode.reward), episode.length)));
         recent.drain(..recent.len().saturating_sub(WINDOW));
         let mut metrics = Metrics::default();
         if !recent.is_empty() {
             let count = recent.len() as f64;
-            metrics.add("rollout/ep_rew_mean", recent.iter().map(|(reward, _)| reward).sum::<f64>() / count);
+            metrics.add("rollout/ep_rew_mean", recent.iter().map(|(reward, _)| reward.0).sum::<f64>() / count);
             metrics.add("rollout/ep_len_mean", recent.iter().map(|&(_, len)| f64::from(len)).sum::<f64>() / count);
         }
         report.metrics.iter().for_each(|(name, value)| metrics.add(name, value));
@@ -449,11 +450,11 @@ impl Training {
         self.last = Some(score);
         self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| Criterion::reaches(criterion, score, goal));
         // What was best by something else is not the best by this.
-        let best = self.state.best.filter(|_| self.state.criterion.as_ref() == criterion);
+        let best = self.best().filter(|_| self.state.criterion.as_ref() == criterion);
         let improved = best.is_none_or(|(best, _)| score != best && Criterion::reaches(criterion, score, best));
         if improved {
             self.state.criterion = criterion.cloned();
-            self.state.best = Some((score, self.position()));
+            self.state.best = Some((Return(score), self.position()));
         }
         improved
     }
@@ -497,21 +498,31 @@ fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
     run_dir::position(run.budget, &learner.progress())
 }
 
-/// The last checkpoint that is whole. Damaged ones are named and set aside.
+/// The last checkpoint that is whole. Damaged ones behind it are named, and set aside where the run is to go on from there.
 pub fn last_whole(dir: &Path, part: Part) -> Result<Option<(Manifest, Snapshot)>> {
-    let positions = checkpoint::positions(dir);
-    for &position in positions.iter().rev() {
+    // A disk or a permission that fails says nothing of the file.
+    let unreadable = |error: &anyhow::Error| {
+        let cause = error.root_cause().downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| ![ErrorKind::NotFound, ErrorKind::UnexpectedEof].contains(&cause.kind()))
+    };
+    let mut damaged = Vec::new();
+    for position in checkpoint::positions(dir).into_iter().rev() {
         match checkpoint::read(dir, position, part) {
-            Ok(found) => return Ok(Some(found)),
+            Ok(found) => {
+                if part != Part::Policy {
+                    damaged.iter().try_for_each(|&position| checkpoint::set_aside(dir, position))?;
+                }
+                return Ok(Some(found));
+            }
             // Whole, but not for this version.
-            Err(error) if error.is::<BadInput>() => return Err(error),
+            Err(error) if error.is::<BadInput>() || unreadable(&error) => return Err(error),
             Err(error) => {
                 note!("{error:#}; going back to the checkpoint before it");
-                checkpoint::set_aside(dir, position)?;
+                damaged.push(position);
             }
         }
     }
-    if !positions.is_empty() {
+    if !damaged.is_empty() {
         bad_input!("{}: no checkpoint is whole; the run cannot go on", dir.display());
     }
     Ok(None)

@@ -113,6 +113,31 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_it() {
 }
 
 #[test]
+fn a_run_without_a_whole_checkpoint_is_left_as_it_is() {
+    let place = folder("hopeless");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=900").0, 0);
+    let file = place.join("r/checkpoints/00000900/learner.safetensors");
+    let metrics = || std::fs::read(place.join("r/metrics.csv")).expect("it is there");
+    let (bytes, logged) = (std::fs::read(&file).expect("it is there"), metrics());
+    std::fs::write(&file, &bytes[1..]).expect("writable");
+    for command in ["eval r", "train --resume r", "train --resume r"] {
+        let (code, said) = run(&place, command);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("no checkpoint is whole"), "{said}");
+    }
+    // What cannot be read may be whole.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::create_dir(&file).expect("a folder in its place");
+    let (code, said) = run(&place, "train --resume r");
+    assert!(code != 0 && said.contains("learner.safetensors: Is a directory"), "{said}");
+    std::fs::remove_dir(&file).expect("removed");
+    std::fs::write(&file, &bytes).expect("writable");
+    assert_eq!(run(&place, "train --resume r").0, 0);
+    assert!(metrics() == logged);
+}
+
+#[test]
 fn a_finished_run_says_so_and_goes_on_with_a_larger_budget() {
     let place = folder("finished");
     write(&place, PENDULUM);

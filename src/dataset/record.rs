@@ -146,7 +146,7 @@ struct Medium {
 /// to the best checkpoint's, the one that is nearest to it: a return may leap far beyond. The learner has it afterwards.
 fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &Bregman) -> Result<Medium> {
     let (manifest, _) = train::find_checkpoint(dir, "best", Part::Policy)?;
-    let best = manifest.run.best.map_or(f64::NAN, |(best, _)| best);
+    let best = manifest.run.best.map_or(f64::NAN, |(best, _)| best.0);
     let random = random_return(run, bregman)?;
     let folder = dir.join("policies");
     let mut files: Vec<String> = std::fs::read_dir(&folder)
