@@ -77,8 +77,8 @@ pub enum Axis {
 }
 
 impl Axis {
-    /// What it counts, in words.
-    pub fn words(self) -> &'static str {
+    /// What it counts, in words, where runs gather experience.
+    fn words(self) -> &'static str {
         match self {
             Axis::EnvSteps => "environment steps",
             Axis::Episodes => "training episodes",
@@ -103,7 +103,8 @@ pub struct Threshold {
 
 fn parse_threshold(text: &str) -> Result<Threshold, String> {
     let (env, value) = text.rsplit_once('=').map_or((None, text), |(env, value)| (Some(env.to_string()), value));
-    let value = value.parse().map_err(|_| "write a number, or ENV=number as in Hopper-v5=2500".to_string())?;
+    let number = value.parse().ok().filter(|number: &f64| !number.is_nan());
+    let value = number.ok_or("write a number, or ENV=number as in Hopper-v5=2500")?;
     Ok(Threshold { env, value })
 }
 
@@ -257,7 +258,12 @@ impl Comparison {
             bad_input!("nothing to compare in {}:{notes}", roots.join(", "));
         }
         let groups = group(runs, &mut notes)?;
-        let aggregate = aggregate(&groups, selection.scores.as_deref(), &mut notes)?;
+        for env in selection.threshold.iter().filter_map(|threshold| threshold.env.as_deref()) {
+            if !groups.iter().any(|group| fits(env, &group.env)) {
+                notes.push(format!("no run is on {env}, for which there is a threshold"));
+            }
+        }
+        let aggregate = aggregate(&groups, &selection, &mut notes)?;
         Ok(Comparison { selection, meaning, groups, aggregate, notes })
     }
 
@@ -280,8 +286,18 @@ impl Comparison {
 
     /// What is to be reached on an environment; the last that was asked for.
     fn threshold(&self, env: &str) -> Option<f64> {
-        let fits = |threshold: &&Threshold| threshold.env.as_deref().is_none_or(|only| only == env);
-        self.selection.threshold.iter().rev().find(fits).map(|threshold| threshold.value)
+        let holds = |threshold: &&Threshold| threshold.env.as_deref().is_none_or(|only| fits(only, env));
+        self.selection.threshold.iter().rev().find(holds).map(|threshold| threshold.value)
+    }
+
+    /// What the axis counts, in words.
+    pub fn axis_words(&self) -> &'static str {
+        let offline = |group: &Group| group.runs.iter().all(|run| run.file.dataset.is_some());
+        match self.selection.x {
+            Axis::EnvSteps if self.groups.iter().all(offline) => "optimiser steps",
+            Axis::EnvSteps if self.groups.iter().any(offline) => "environment or, from a dataset, optimiser steps",
+            axis => axis.words(),
+        }
     }
 
     /// Probability that a run of the first label scores higher than one of the second, over the environments both have.
@@ -491,9 +507,17 @@ struct Bounds {
     high: f64,
 }
 
-/// Normalises over the environments that all labels have; `None` for fewer than two.
-fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> Result<Option<Aggregate>> {
-    let labels: Vec<String> = labels(groups).into_iter().map(String::from).collect();
+/// Normalises over the environments that all labels have, those of one environment alone aside; `None` for fewer than two.
+fn aggregate(groups: &[Group], selection: &Selection, notes: &mut Vec<String>) -> Result<Option<Aggregate>> {
+    let envs_of = |label: &str| groups.iter().filter(|group| group.label == label).count();
+    let all = labels(groups);
+    let somewhere_else = all.iter().any(|label| envs_of(label) > 1);
+    let (labels, single): (Vec<&str>, Vec<&str>) =
+        all.into_iter().partition(|label| envs_of(label) > 1 || !somewhere_else);
+    if !single.is_empty() {
+        notes.push(format!("aggregates leave out {}: they have runs on one environment alone", single.join(", ")));
+    }
+    let labels: Vec<String> = labels.into_iter().map(String::from).collect();
     let find = |label: &str, env: &str| groups.iter().find(|group| group.label == label && group.env == env);
     let all: BTreeSet<&str> = groups.iter().map(|group| group.env.as_str()).collect();
     let (mut envs, partial): (Vec<&str>, Vec<&str>) =
@@ -501,7 +525,7 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
     if envs.len() + partial.len() > 1 && !partial.is_empty() {
         notes.push(format!("aggregates leave out {}: not every agent has runs there", partial.join(", ")));
     }
-    let (normalization, bounds): (String, BTreeMap<String, Bounds>) = match file {
+    let (normalization, bounds): (String, BTreeMap<String, Bounds>) = match selection.scores.as_deref() {
         Some(path) => {
             let bad = |e: String| BadInput(format!("{}: {}", path.display(), e.trim()));
             let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
@@ -518,6 +542,10 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
             envs = known;
             let bounds = envs.iter().map(|task| (task.to_string(), file.scores[env_of(task)]));
             (file.about, bounds.collect())
+        }
+        None if selection.metric == "eval/score" => {
+            let bounds = envs.iter().map(|env| (env.to_string(), Bounds { low: 0.0, high: 100.0 }));
+            ("0 and 1 are 0 and 100 of the score".into(), bounds.collect())
         }
         None => {
             let bounds = envs.iter().map(|env| {
@@ -550,6 +578,11 @@ fn aggregate(groups: &[Group], file: Option<&Path>, notes: &mut Vec<String>) -> 
     Ok(Some(Aggregate { envs: envs.into_iter().map(String::from).collect(), normalization, groups }))
 }
 
+/// Whether a name is a task's or that of its environment.
+fn fits(name: &str, task: &str) -> bool {
+    name == task || name == env_of(task)
+}
+
 /// The environment of a task.
 fn env_of(task: &str) -> &str {
     task.split(' ').next().unwrap_or(task)
@@ -569,6 +602,8 @@ mod tests {
     fn thresholds_are_for_all_environments_or_for_one() {
         assert_eq!(parse_threshold("-5.5"), Ok(Threshold { env: None, value: -5.5 }));
         assert_eq!(parse_threshold("Hopper-v5=2500"), Ok(Threshold { env: Some("Hopper-v5".into()), value: 2500.0 }));
-        assert!(parse_threshold("Hopper-v5").is_err());
+        assert!(parse_threshold("Hopper-v5").is_err() && parse_threshold("nan").is_err());
+        let task = "Hopper-v5 medium-replay-v0";
+        assert!(fits("Hopper-v5", task) && fits(task, task) && !fits("Hopper", task));
     }
 }

@@ -131,9 +131,9 @@ pub fn mean_height(x: &[f64], y: &[f64]) -> f64 {
     }
 }
 
-/// The first `x` at which the curve is at or above `threshold`; infinity where it never is.
-pub fn first_reaching(x: &[f64], y: &[f64], threshold: f64) -> f64 {
-    x.iter().zip(y).find(|(_, y)| **y >= threshold).map_or(f64::INFINITY, |(x, _)| *x)
+/// The first `x` at which the curve is good enough; infinity where it never is.
+pub fn first_reaching(x: &[f64], y: &[f64], is_enough: impl Fn(f64) -> bool) -> f64 {
+    x.iter().zip(y).find(|(_, y)| is_enough(**y)).map_or(f64::INFINITY, |(x, _)| *x)
 }
 
 fn average(values: impl Iterator<Item = f64>) -> f64 {
@@ -180,8 +180,8 @@ mod tests {
     fn curves() {
         assert_eq!(mean_height(&[0.0, 1.0, 3.0], &[0.0, 2.0, 2.0]), 5.0 / 3.0);
         assert_eq!(mean_height(&[7.0], &[4.0]), 4.0);
-        assert_eq!(first_reaching(&[10.0, 20.0, 30.0], &[1.0, 3.0, 2.0], 2.0), 20.0);
-        assert_eq!(first_reaching(&[10.0], &[1.0], 2.0), f64::INFINITY);
+        assert_eq!(first_reaching(&[10.0, 20.0, 30.0], &[1.0, 3.0, 2.0], |y| y >= 2.0), 20.0);
+        assert_eq!(first_reaching(&[10.0], &[1.0], |y| y >= 2.0), f64::INFINITY);
         assert_eq!(quantile(&[1.0, 2.0, f64::INFINITY, f64::INFINITY], 0.9), f64::INFINITY);
     }
 

@@ -314,7 +314,7 @@ impl<'a> Plots<'a> {
             .y_labels(6)
             .x_label_formatter(&written)
             .y_label_formatter(&|y| short(*y))
-            .x_desc(if by_time { "minutes" } else { selection.x.words() })
+            .x_desc(if by_time { "minutes" } else { self.comparison.axis_words() })
             .y_desc(&selection.metric)
             .axis_desc_style(canvas.font(LABEL))
             .label_style(canvas.font(LABEL))

@@ -111,9 +111,10 @@ fn group_estimates(comparison: &Comparison, group: &Group) -> Vec<(String, Estim
     let mut all: Vec<(String, Estimate)> =
         STATISTICS.iter().map(|(name, statistic)| (name.to_string(), group.estimate(*statistic))).collect();
     all.push(("area".into(), area(group, comparison.selection.x)));
+    let metric = &comparison.selection.metric;
     if let Some(threshold) = comparison.threshold(&group.env) {
-        all.push((format!("env_steps to {threshold}"), to_threshold(group, Axis::EnvSteps, threshold)));
-        all.push((format!("seconds to {threshold}"), to_threshold(group, Axis::Wall, threshold)));
+        all.push((format!("env_steps to {threshold}"), to_threshold(group, Axis::EnvSteps, (metric, threshold))));
+        all.push((format!("seconds to {threshold}"), to_threshold(group, Axis::Wall, (metric, threshold))));
     }
     all
 }
@@ -124,11 +125,11 @@ fn area(group: &Group, axis: Axis) -> Estimate {
     Estimate::of(&[areas.collect()], stats::mean)
 }
 
-/// Median over runs of where the metric is at the threshold for the first time.
-fn to_threshold(group: &Group, axis: Axis, threshold: f64) -> Estimate {
+/// Median over runs of where the metric is as good as the threshold for the first time; infinity where it never is.
+fn to_threshold(group: &Group, axis: Axis, (metric, threshold): (&str, f64)) -> Estimate {
     let reached = |run: &Run| match run.x(axis) {
         x if x.is_empty() => f64::NAN,
-        x => stats::first_reaching(&x, &run.series.values, threshold),
+        x => stats::first_reaching(&x, &run.series.values, |y| reaches(metric, y, threshold)),
     };
     Estimate::of(&[group.runs.iter().map(reached).collect()], stats::median)
 }
@@ -166,6 +167,11 @@ fn is_error(metric: &str) -> bool {
     name.ends_with("error") || name.ends_with("loss") || ["l1", "empirical_l1", "tv", "js"].contains(&name)
 }
 
+/// Whether a value of a metric is as good as a goal.
+fn reaches(metric: &str, value: f64, goal: f64) -> bool {
+    if is_error(metric) { value <= goal } else { value >= goal }
+}
+
 fn by_env(comparison: &Comparison) -> Table {
     let selection = &comparison.selection;
     let thresholds = !selection.threshold.is_empty();
@@ -181,11 +187,13 @@ fn by_env(comparison: &Comparison) -> Table {
         row.extend([short(area(group, selection.x)), minutes(group.seconds())]);
         match comparison.threshold(&group.env) {
             Some(goal) => {
-                let estimate = to_threshold(group, Axis::EnvSteps, goal);
-                let reached = group.runs.iter().filter(|run| run.series.values.iter().any(|&y| y >= goal)).count();
+                let metric = selection.metric.as_str();
+                let estimate = to_threshold(group, Axis::EnvSteps, (metric, goal));
+                let has = |run: &&Run| run.series.values.iter().any(|&y| reaches(metric, y, goal));
+                let reached = group.runs.iter().filter(has).count();
                 row.extend([goal.to_string(), format!("{reached}/{}", group.runs.len())]);
                 row.push(bounds(estimate, steps));
-                row.push(bounds(to_threshold(group, Axis::Wall, goal), minutes));
+                row.push(bounds(to_threshold(group, Axis::Wall, (metric, goal)), minutes));
             }
             None if thresholds => row.extend(["", "", "", ""].map(String::from)),
             None => {}
@@ -214,7 +222,7 @@ fn by_env(comparison: &Comparison) -> Table {
         format!(
             "{brackets}IQM: interquartile mean. Area: under the curve over {}, divided by its width. Minutes: median over \
              runs.",
-            selection.x.words()
+            comparison.axis_words()
         ),
     ];
     if thresholds {
