@@ -180,10 +180,32 @@ fn read(source: &Source, sink: &mut dyn FnMut(&Block) -> Result<(), DatasetError
     Ok(result.map_err(bad)?)
 }
 
-/// A dataset that is being written.
-enum Writer {
+/// A dataset that is being written, under a hidden name beside its own until it is whole.
+struct Writer {
+    layout: Layout,
+    part: Part,
+}
+
+enum Layout {
     D4rl(D4rlWriter),
     Minari(MinariWriter),
+}
+
+/// A file or folder that goes with its owner, unless it was renamed before.
+struct Part(PathBuf);
+
+impl Part {
+    fn clear(&self) {
+        // Whichever it is; that nothing is there is what is wanted.
+        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// What a dataset says of itself.
@@ -197,35 +219,47 @@ struct Info {
 
 impl Writer {
     fn create(target: &Target, obs_dim: usize, act_dim: usize, dtype: Dtype) -> Result<Writer> {
-        if target.format == FormatName::Minari {
-            dataset_id(&target.out)?;
-            return Ok(Writer::Minari(MinariWriter::create(&target.out, obs_dim, act_dim, dtype).map_err(bad)?));
+        let (out, minari) = (&target.out, target.format == FormatName::Minari);
+        if minari {
+            dataset_id(out)?;
         }
-        if let Some(folder) = target.out.parent() {
+        if out.symlink_metadata().is_ok() {
+            bad_input!("`--out {}`: something is there already; remove it, or choose another place", out.display());
+        }
+        let Some(name) = out.file_name() else { bad_input!("`--out {}`: a name is missing", out.display()) };
+        if let Some(folder) = out.parent() {
             std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", folder.display())))?;
         }
-        Ok(Writer::D4rl(D4rlWriter::create(&target.out, obs_dim, act_dim, dtype).map_err(bad)?))
+        let part = Part(out.with_file_name(format!(".{}.part", name.to_string_lossy())));
+        part.clear();
+        let layout = match minari {
+            true => Layout::Minari(MinariWriter::create(&part.0, obs_dim, act_dim, dtype).map_err(bad)?),
+            false => Layout::D4rl(D4rlWriter::create(&part.0, obs_dim, act_dim, dtype).map_err(bad)?),
+        };
+        Ok(Writer { layout, part })
     }
 
     fn push(&mut self, block: &Block) -> Result<(), DatasetError> {
-        match self {
-            Writer::D4rl(writer) => writer.push(block),
-            Writer::Minari(writer) => writer.push(block),
+        match &mut self.layout {
+            Layout::D4rl(writer) => writer.push(block),
+            Layout::Minari(writer) => writer.push(block),
         }
     }
 
     fn finish(self, target: &Target, info: Info) -> Result<()> {
         let Info { action_space, env_spec, reference, about } = info;
         let reference = target.reference.or(reference);
-        match self {
-            Writer::D4rl(writer) => {
+        let Writer { layout, part } = self;
+        match layout {
+            Layout::D4rl(writer) => {
                 writer.finish(env_spec.as_deref(), &about).map_err(bad)?;
             }
-            Writer::Minari(writer) => {
+            Layout::Minari(writer) => {
                 let dataset_id = dataset_id(&target.out)?;
                 writer.finish(&MinariInfo { dataset_id, action_space, env_spec, reference, about }).map_err(bad)?;
             }
         }
+        std::fs::rename(&part.0, &target.out).map_err(|e| BadInput(format!("{}: {e}", target.out.display())))?;
         print(&format!("{}\n", target.out.display()))
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use bregman::agents::dataset::{Block, DatasetConfig, Source};
 use common::{PENDULUM, bregman, folder, run, write};
@@ -118,8 +119,23 @@ fn tiers_are_recorded_inspected_converted_and_merged() {
             "`--tier random` has no policy: leave `--checkpoint` out",
         ),
         ("inspect run.toml", "run.toml: this is no HDF5 file"),
+        (
+            "convert random.hdf5 --format d4rl --out back.hdf5",
+            "`--out back.hdf5`: something is there already; remove it, or choose another place",
+        ),
     ] {
         assert_eq!(run(&place, &format!("dataset {arguments}")), (2, format!("error: {sentence}")), "{arguments}");
+    }
+
+    // What fails in the middle leaves nothing behind.
+    let spoil = "import h5py, shutil; shutil.copy('random.hdf5', 'bad.hdf5'); h5py.File('bad.hdf5', 'r+')['rewards'][250] = float('nan')";
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    assert!(Command::new(python).args(["-c", spoil]).current_dir(&place).status().expect("it starts").success());
+    for (format, out) in [("d4rl", "half.hdf5"), ("minari", "half-v0")] {
+        let (code, error) = run(&place, &format!("dataset convert bad.hdf5 --format {format} --out {out}"));
+        assert!(code == 2 && error.contains("`rewards` is NaN in row 250"), "{error}");
+        let left: Vec<_> = std::fs::read_dir(&place).expect("a folder").flatten().map(|e| e.file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().contains("half")), "{left:?}");
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) fn record(args: &RecordArgs, bregman: &Bregman) -> Result<()> {
     if args.tier == Tier::Random && args.checkpoint.is_some() {
         bad_input!("`--tier random` has no policy: leave `--checkpoint` out");
     }
+    if run.env.is_world() {
+        bad_input!("{} builds objects in a world, and datasets are of environments", args.dir.display());
+    }
     let spec = bregman.envs.make(&run.env)?.spec().clone();
     let ActionSpace::Box { low, .. } = &spec.action_space else {
         bad_input!("{} has actions that are choices, and datasets of real ones are written", spec.id);
