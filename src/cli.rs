@@ -193,9 +193,18 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     })
 }
 
-/// `runs/ppo-half_cheetah-s1`.
+/// `runs/ppo-half_cheetah-s1`, `runs/odice-hopper-medium_replay-semi-s1`: agent, environment, dataset, label and seed.
 fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
-    let id = run.env.id.rsplit('/').next().unwrap_or_default();
+    let dataset = run.dataset.as_ref().and_then(|dataset| Path::new(&dataset.path).file_stem());
+    let dataset = dataset.map(|stem| stem.to_string_lossy().into_owned());
+    let names = [Some(run.env.id.clone()), dataset, run.label.clone()].into_iter().flatten();
+    let slugs: Vec<String> = names.map(|name| slug(&name)).filter(|slug| !slug.is_empty()).collect();
+    Ok(PathBuf::from(format!("runs/{}-{}-s{}", run.agent(bregman)?.0.name, slugs.join("-"), run.seed)))
+}
+
+/// `HalfCheetah-v5` as `half_cheetah`: the last part of a name without its version, in small letters.
+fn slug(name: &str) -> String {
+    let id = name.rsplit('/').next().unwrap_or_default();
     let name = match id.rsplit_once("-v") {
         Some((name, version)) if version.chars().all(|c| c.is_ascii_digit()) => name,
         _ => id,
@@ -208,8 +217,7 @@ fn default_dir(run: &RunFile, bregman: &Bregman) -> Result<PathBuf> {
             _ => slug.push('_'),
         }
     }
-    let slug = slug.trim_end_matches('_');
-    Ok(PathBuf::from(format!("runs/{}-{slug}-s{}", run.agent(bregman)?.0.name, run.seed)))
+    slug.trim_matches('_').into()
 }
 
 fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
@@ -333,10 +341,11 @@ fn show(name: &str, bregman: &Bregman) -> Result<String> {
         return Ok(text);
     }
     let Some(agent) = bregman.agents.get(name) else {
-        let known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
+        let mut known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
+        known.extend(bregman.envs.worlds.entries().map(|world| world.name));
         let near = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
         bad_input!(
-            "no agent is called `{name}`{}",
+            "no agent or world is called `{name}`{}",
             near.unwrap_or_else(|| format!("; there are {}", known.join(", ")))
         );
     };

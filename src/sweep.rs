@@ -223,6 +223,9 @@ fn job(name: String, path: &Path, patches: &[String], args: &SweepArgs, bregman:
         }
         arguments.extend(["--resume".into(), dir.display().to_string()]);
         let (before, now) = (flat(&Table::try_from(&before)?), flat(&Table::try_from(&run)?));
+        if let Some((key, value)) = before.iter().find(|(key, _)| !now.contains_key(*key)) {
+            bad_input!("{} was begun with `{key} = {value}`, which can be changed and not taken away", dir.display());
+        }
         for (key, value) in now.iter().filter(|(key, value)| before.get(*key) != Some(value)) {
             arguments.extend(["--set".into(), format!("{key}={value}")]);
         }

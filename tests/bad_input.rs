@@ -118,7 +118,7 @@ fn arguments() {
     let place = folder("arguments");
     assert_eq!(run(&place, "train").0, 2);
     let (code, said) = run(&place, "show pp");
-    assert_eq!((code, said.as_str()), (2, "error: no agent is called `pp`; did you mean `ppo`?"));
+    assert_eq!((code, said.as_str()), (2, "error: no agent or world is called `pp`; did you mean `ppo`?"));
 }
 
 #[test]
