@@ -35,12 +35,15 @@ pub struct MirrorStep {
 }
 
 impl MirrorStep {
-    /// For rollouts of `rows` rows; `None` where policy and value function share one network.
+    /// For rollouts of `rows` rows.
+    ///
+    /// # Panics
+    /// Where policy and value function share one network.
     pub fn new(inner: InnerConfig, critic: ValueConfig, model: &ActorCritic, rows: usize, seed: Seed) -> MirrorStep {
         let network = model.critic.as_ref().expect("agents of this family have a value network of its own");
         MirrorStep {
             inner: InnerLoop::new(inner, model.actor.num_params()),
-            value_fit: ValueFit::new(critic, network, seed),
+            value_fit: ValueFit::new(critic, network, rows, seed),
             full_batch: FullBatch::new(&model.actor, rows),
         }
     }

@@ -148,7 +148,7 @@ impl Trpo {
         OnPolicy::new(config.common.clone(), true, setup, |model| {
             let critic = model.critic.as_ref().expect("separate networks were asked for");
             Trpo {
-                value_fit: ValueFit::new(config.critic.clone(), critic, Seed(setup.seed)),
+                value_fit: ValueFit::new(config.critic.clone(), critic, rows, Seed(setup.seed)),
                 full_batch: FullBatch::new(&model.actor, rows),
                 config,
             }

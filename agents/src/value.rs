@@ -76,12 +76,12 @@ struct Minibatch {
 }
 
 impl ValueFit {
-    /// For a network of this shape.
-    pub fn new(config: ValueConfig, critic: &Mlp, seed: Seed) -> ValueFit {
+    /// For a network of this shape and rollouts of `rows` rows.
+    pub fn new(config: ValueConfig, critic: &Mlp, rows: usize, seed: Seed) -> ValueFit {
         ValueFit {
             optimizer: Adam::new(critic.num_params(), config.vf_adam_eps),
             shuffle: seed.stream("shuffle", 0),
-            workspace: critic.workspace(config.vf_batch_size),
+            workspace: critic.workspace(config.vf_batch_size.min(rows)),
             grad: vec![0.0; critic.num_params()],
             rows: Vec::new(),
             minibatch: Minibatch::default(),
@@ -148,7 +148,8 @@ pub struct Sloped {
 pub fn value_loss(value: f32, old_value: f32, returns: f32, clip_coef: Option<f32>) -> Sloped {
     let error = value - returns;
     let free = Sloped { loss: error * error, slope: 2.0 * error };
-    let Some(clip_coef) = clip_coef else { return free };
+    // Within the interval the two are one, whatever their sums are rounded to.
+    let Some(clip_coef) = clip_coef.filter(|&clip_coef| (value - old_value).abs() > clip_coef) else { return free };
     let clipped_error = old_value + (value - old_value).clamp(-clip_coef, clip_coef) - returns;
     if free.loss >= clipped_error * clipped_error {
         free
@@ -166,5 +167,7 @@ mod tests {
         assert!((value_loss(0.5, 0.0, 1.0, Some(0.2)).loss - 0.64).abs() < 1e-6);
         assert_eq!(value_loss(0.5, 0.0, 1.0, Some(0.2)).slope, 0.0);
         assert_eq!(value_loss(0.5, 0.0, 1.0, None), Sloped { loss: 0.25, slope: -1.0 });
+        // Free inside the interval, though old + (value − old) is rounded away from the return.
+        assert!((value_loss(0.02, -0.08, 0.5, Some(0.2)).slope + 0.96).abs() < 1e-6);
     }
 }
