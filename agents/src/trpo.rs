@@ -39,7 +39,8 @@ pub struct TrpoConfig {
     pub kl_slack: f64,
     /// Conjugate-gradient steps, at most.
     pub cg_iterations: usize,
-    /// Conjugate gradients stop where the squared norm of the residual falls below this.
+    /// Conjugate gradients stop where the squared norm of the residual falls below this, or below this part of the gradient's
+    /// where that is below 1.
     pub cg_tolerance: f64,
     /// Multiple of the identity added to the Fisher information.
     pub cg_damping: f64,
@@ -267,8 +268,8 @@ pub struct Solution {
 
 /// Conjugate gradients for H x = b from x = 0 (Schulman et al. 2015, Appendix C; Nocedal & Wright, Algorithm 5.2).
 ///
-/// `product` writes H v. Stops after `iterations` steps, where the squared residual falls below `tolerance`, or before a
-/// direction whose curvature is not positive: H is then not what it should be along it.
+/// `product` writes H v. Stops after `iterations` steps, where the squared residual falls below `tolerance` · min(1, |b|²), or
+/// before a direction whose curvature is not positive: H is then not what it should be along it.
 pub fn conjugate_gradient(
     mut product: impl FnMut(&[f32], &mut [f32]),
     b: &[f32],
@@ -279,8 +280,10 @@ pub fn conjugate_gradient(
     let (mut r, mut p) = (b.to_vec(), b.to_vec());
     let mut h_p = vec![0.0; b.len()];
     let mut residual = dot(&r, &r);
+    // A small b is solved as well as a large one.
+    let enough = tolerance * residual.min(1.0);
     for done in 0..iterations {
-        if residual <= tolerance || !residual.is_finite() {
+        if residual <= enough || !residual.is_finite() {
             return Solution { x, residual, iterations: done };
         }
         product(&p, &mut h_p);
@@ -373,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_step_has_the_length_of_the_trust_region() {
-        for c in [0.1, 1.0, 30.0] {
+        for c in [5e-6, 0.1, 1.0, 30.0] {
             // F = 1 for the mean: √(2δ) = 0.1414, whose KL is δ.
             let (params, step) = stepped(|_| (), c);
             close(&params, &[0.0, 0.141_421_36, 0.0], 2e-5);
