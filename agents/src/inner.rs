@@ -104,8 +104,9 @@ pub struct InnerReport {
     pub step: f64,
 }
 
-/// The step below which Armijo's search gives up, as a part of the largest.
+/// The step below which Armijo's search gives up, as a part of the largest, and the number of steps that it tries.
 const SMALLEST: f64 = 1e-12;
+const TRIALS: usize = 500;
 
 impl InnerLoop {
     /// For `len` parameters.
@@ -133,21 +134,31 @@ impl InnerLoop {
         mut surrogate: impl FnMut(&[f32], Option<&mut [f32]>) -> f64,
     ) -> InnerReport {
         let learning_rate = self.config.learning_rate * if self.config.anneal_lr { left } else { 1.0 };
-        let mut report = InnerReport { step: learning_rate, ..Default::default() };
-        for step in 0..self.config.inner_steps {
+        let searches = self.config.inner_optimizer == InnerOptimizer::Armijo;
+        let mut report = InnerReport { step: if searches { 0.0 } else { learning_rate }, ..Default::default() };
+        let steps = self.config.inner_steps;
+        for step in 0..steps {
             let value = surrogate(params, Some(&mut self.grad));
             if step == 0 {
                 report.before = value;
             }
-            let clips = self.config.inner_optimizer == InnerOptimizer::Adam;
-            let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm.filter(|_| clips));
-            report.grad_norm += norm / self.config.inner_steps as f64;
+            let norm = clip_grad_norm(&mut self.grad, self.config.max_grad_norm.filter(|_| !searches));
+            report.grad_norm += norm / steps as f64;
             if !norm.is_finite() {
                 return report;
             }
-            match self.config.inner_optimizer {
-                InnerOptimizer::Adam => self.adam.step(params, &self.grad, learning_rate),
-                InnerOptimizer::Armijo => report.step = self.search(params, value, norm, &mut surrogate),
+            if !searches {
+                self.adam.step(params, &self.grad, learning_rate);
+                continue;
+            }
+            let first = self.step;
+            let accepted = self.search(params, value, norm, &mut surrogate);
+            if accepted > 0.0 {
+                report.step = accepted;
+            } else if first == self.config.armijo_max_step {
+                // From the same place by the same steps: all that are left would find the same.
+                report.grad_norm += norm * (steps - step - 1) as f64 / steps as f64;
+                break;
             }
         }
         report
@@ -164,7 +175,10 @@ impl InnerLoop {
     ) -> f64 {
         let InnerConfig { armijo_c, armijo_backtrack, armijo_max_step, armijo_grow, .. } = self.config;
         let mut step = self.step;
-        while step > SMALLEST * armijo_max_step {
+        for _ in 0..TRIALS {
+            if step <= SMALLEST * armijo_max_step {
+                break;
+            }
             for ((x, &p), &g) in self.candidate.iter_mut().zip(&*params).zip(&self.grad) {
                 *x = p - step as f32 * g;
             }
@@ -229,13 +243,17 @@ mod tests {
         let mut inner =
             InnerLoop::new(InnerConfig { inner_optimizer: InnerOptimizer::Armijo, ..Default::default() }, 2);
         let mut p = [0.5, 0.5];
+        let mut asked = 0;
         let report = inner.minimize(&mut p, 1.0, |p, grad| {
+            asked += 1;
             if let Some(grad) = grad {
                 grad.copy_from_slice(&[1.0, 0.0]);
             }
             if p == [0.5, 0.5] { 0.0 } else { 1.0 }
         });
-        assert_eq!((report.step, p), (0.0, [0.5, 0.5]));
+        assert_eq!((report.step, report.grad_norm, p), (0.0, 1.0, [0.5, 0.5]));
+        // ln 1e-12 / ln 0.9 = 262.2 steps and the gradient: once, not for each of the ten steps.
+        assert_eq!(asked, 1 + 263);
     }
 
     #[test]
