@@ -73,7 +73,8 @@ pub fn run(args: &CheckArgs, bregman: &Bregman) -> Result<bool> {
         writeln!(text, "\n{title}: {count} estimates of {each} episodes")?;
         writeln!(text, "{:<10} {:>14} {:>14} {:>14} {:>8}", "", "exact", "estimated", "standard error", "off by")?;
         for (i, name) in exact.names().iter().enumerate().filter(|&(i, _)| estimates.learnt[i]) {
-            let off = (mean[i] - expected[i]) / error[i];
+            let gap = mean[i] - expected[i];
+            let off = if gap == 0.0 { 0.0 } else { gap / error[i] };
             right &= off.abs() < FAR;
             writeln!(text, "{name:<10} {:>14.6} {:>14.6} {:>14.6} {off:>8.2}", expected[i], mean[i], error[i])?;
         }

@@ -26,6 +26,10 @@ fn estimates_are_checked_against_closed_forms() {
         check("pg --env two_state --set discount_state_weighting=false --set gamma=0.9 --episodes 20000");
     assert!(code == Some(1) && said.contains("not every number is within 5 standard errors"), "{said}");
 
+    // One step of the process: later logits have no part in it, and their estimates are 0 to the bit.
+    let (code, said) = check("n_pg --env two_state --episodes 20000 --set env.max_episode_steps=1");
+    assert!(code == Some(0) && !said.contains("NaN"), "{said}");
+
     let refused = |arguments: &str, expected: &str| {
         assert_eq!(check(arguments), (Some(2), format!("error: {expected}\n")));
     };

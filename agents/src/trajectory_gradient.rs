@@ -18,7 +18,9 @@ use crate::actor_critic::chain;
 use crate::baseline::BaselineKind;
 use crate::check;
 use crate::evaluate::{evaluate, play};
-use crate::learner::{Array, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot};
+use crate::learner::{
+    Array, Budget, EvalRequest, Evaluation, LearnError, Learner, Metrics, Progress, Report, Setup, Snapshot,
+};
 use crate::nn::{Activation, Device};
 use crate::on_policy::{explained_variance, load_stream};
 use crate::policy::PolicyChain;
@@ -474,6 +476,12 @@ impl<M> TrajectoryGradient<M> {
                 iteration,
                 env_steps,
             });
+        }
+        if self.skipped_in_a_row >= PATIENCE && matches!(self.setup.budget, Budget::GradSteps(_)) {
+            return Err(LearnError::Unsuitable(format!(
+                "the direction has been 0 for {PATIENCE} iterations, and only steps count for budget.grad_steps: the run would not \
+                 end; budget.env_steps ends it"
+            )));
         }
         let first = self.skipped_in_a_row == 1;
         Ok(first.then(|| format!("iteration {iteration} made no step: the direction's length is {length}")))

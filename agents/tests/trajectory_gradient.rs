@@ -29,20 +29,16 @@ fn a_gpu_is_refused_where_none_is_used() {
 }
 
 fn on_threads(agent: &str, settings: &str, id: &str, kwargs: &str, threads: usize) -> Box<dyn Learner> {
+    within(Budget::EnvSteps(1), agent, settings, id, kwargs, threads)
+}
+
+fn within(budget: Budget, agent: &str, settings: &str, id: &str, kwargs: &str, threads: usize) -> Box<dyn Learner> {
     let mut envs = Registry::default();
     envs.add(EnvEntry { id: "rewarded", summary: "the same reward at every step", make: |c| Probe::make(c, f64::MAX) });
     envs.add(EnvEntry { id: "failing", summary: "fails in its third episode", make: |c| Probe::make(c, 3.0) });
     let env = EnvConfig { num_envs: 2, kwargs: toml::from_str(kwargs).expect("TOML"), ..EnvConfig::new(id) };
-    let setup = Setup {
-        seed: 3,
-        threads,
-        device: Default::default(),
-        env,
-        envs,
-        dataset: None,
-        budget: Budget::EnvSteps(1),
-        histograms: false,
-    };
+    let setup =
+        Setup { seed: 3, threads, device: Default::default(), env, envs, dataset: None, budget, histograms: false };
     let mut table: toml::Table = toml::from_str(settings).expect("TOML");
     table.insert("trajectories".into(), 3.into());
     table.insert("hidden_sizes".into(), vec![4i64].into());
@@ -160,6 +156,26 @@ fn n_pg_igt_balances_the_pole() {
 }
 
 #[test]
+fn deviations_stay_above_their_bound() {
+    let mut learner = agent("n_pg", "log_std_init = 0.0\nmin_log_std = 0.0\nstep_size = 0.3", "lqr", "");
+    let last: Vec<f64> = (0..8)
+        .map(|_| {
+            learner.step().expect("finite numbers");
+            theta(learner.as_ref()).pop().expect("a deviation")
+        })
+        .collect();
+    assert!(last.iter().all(|&s| s >= 0.0) && last.contains(&0.0), "{last:?}");
+}
+
+#[test]
+fn importance_ratios_are_bounded_from_above() {
+    // Small steps, so that the earlier policy is near and its ratios are about 1.
+    let moved = |settings: &str| after(agent("storm_pg", &format!("step_size = 1e-5\n{settings}"), "lqr", ""), 3).0;
+    assert!(moved("max_ratio = 1e9") == moved(""));
+    assert!(moved("max_ratio = 0.5") != moved(""));
+}
+
+#[test]
 fn both_batches_of_a_hessian_aided_method_are_counted() {
     // Ten steps an episode; three for the gradient, and from the second iteration on ten for the product.
     for (name, episodes) in [("n_pg_igt", [3, 6]), ("n_harpg", [3, 16]), ("harpg", [3, 16])] {
@@ -237,6 +253,14 @@ fn without_a_direction_nothing_moves_and_that_is_said_once() {
     let second = learner.step().expect("nor is a second");
     assert_eq!((second.warnings.len(), second.metrics.get("train/skipped")), (0, Some(2.0)));
     assert!(theta(learner.as_ref()) == before && learner.progress().grad_steps == 0);
+
+    // Where only steps count, it would go on for ever.
+    let mut learner = within(Budget::GradSteps(100), "n_pg_igt", "", "rewarded", "reward = 0.0", 1);
+    for _ in 0..19 {
+        learner.step().expect("it is patient");
+    }
+    let error = learner.step().expect_err("it gives up").to_string();
+    assert!(error.contains("the direction has been 0 for 20 iterations"), "{error}");
 
     // Rewards beyond single precision: the gradient is not finite, and no part of it stays.
     let mut learner = agent("n_harpg", "baseline = \"none\"", "rewarded", "reward = 1e300");
