@@ -212,13 +212,17 @@ mod tests {
     use crate::{actor::Actor, on_policy::Batch};
 
     /// Gradient descent on the surrogate until it stands still.
-    fn solved((actor, params): (Actor, Vec<f32>), batch: &Batch, step_size: f32) -> Vec<f32> {
+    fn solved(start: (Actor, Vec<f32>), batch: &Batch, step_size: f32) -> Vec<f32> {
+        solved_with(start, batch, step_size, 0.0)
+    }
+
+    fn solved_with((actor, params): (Actor, Vec<f32>), batch: &Batch, step_size: f32, ent_coef: f32) -> Vec<f32> {
         let config = InnerConfig { inner_steps: 300, inner_optimizer: InnerOptimizer::Armijo, ..Default::default() };
         let (mut room, workers, mut solution) = (FullBatch::new(&actor, batch.steps.len()), alone(), params.clone());
         let mut policy = room.of(&actor, batch, &workers);
         let old = policy.freeze(&params);
         InnerLoop::new(config, params.len()).minimize(&mut solution, 1.0, |params, grad| {
-            policy.mean(params, |row| [f64::from(surrogate(row, &old.rows(), 1.0 / step_size, 0.0))], grad)[0]
+            policy.mean(params, |row| [f64::from(surrogate(row, &old.rows(), 1.0 / step_size, ent_coef))], grad)[0]
         });
         solution
     }
@@ -240,6 +244,13 @@ mod tests {
         close(&softmax(&solution[2..]), &[0.880_797, 0.119_203], 1e-4);
         let solution = solved(categorical(&[0.5, 0.3, 0.2]), &sum(&[0.4, -0.6, -0.1]), 0.5);
         close(&softmax(&solution[3..]), &[0.596_859, 0.217_208, 0.185_934], 1e-4);
+    }
+
+    #[test]
+    fn an_entropy_bonus_flattens_the_solution() {
+        // ln π = (t A + ln p)/(1 + t c): at A = 0 and t c = 1 the roots of p.
+        let solution = solved_with(categorical(&[0.5, 0.3, 0.2]), &sum(&[0.0; 3]), 2.0, 0.5);
+        close(&softmax(&solution[3..]), &[0.415_444, 0.321_802, 0.262_750], 1e-4);
     }
 
     #[test]

@@ -87,6 +87,36 @@ fn ppo_finds_the_top_of_a_quadratic() {
 }
 
 #[test]
+fn an_entropy_bonus_widens_ppos_policy() {
+    let std = |ent_coef| {
+        let mut config = PpoConfig { ent_coef, ..Default::default() };
+        config.common.num_steps = 64;
+        let mut ppo = Ppo::learner(config, &setup("target")).expect("the settings fit");
+        (0..10).for_each(|_| drop(ppo.step().expect("finite numbers")));
+        ppo.model().mean_std().expect("real actions")
+    };
+    let (wide, narrow) = (std(10.0), std(-10.0));
+    assert!(wide > 1.01 && narrow < 0.99, "{wide}, {narrow}");
+}
+
+#[test]
+fn ppo_stops_before_the_step_at_one_and_a_half_times_its_target_kl() {
+    // Two minibatches: the first has a KL of 0, as its policy is the one that acted, the second some k.
+    let stepped = |target_kl| {
+        let mut config = PpoConfig { num_epochs: 1, target_kl, learning_rate: 1e-2, ..Default::default() };
+        (config.common.num_steps, config.batch_size) = (64, 64);
+        let mut ppo = Ppo::learner(config, &setup("target")).expect("the settings fit");
+        let metrics = ppo.step().expect("finite numbers").metrics;
+        let number = |name| metrics.get(name).expect("it is logged");
+        (number("train/n_updates"), 2.0 * number("train/approx_kl"))
+    };
+    let (free, k) = stepped(None);
+    assert!(free == 2.0 && k > 1e-6, "{free}, {k}");
+    assert_eq!(stepped(Some(k / 1.4)).0, 2.0);
+    assert_eq!(stepped(Some(k / 1.6)).0, 1.0);
+}
+
+#[test]
 fn one_network_for_both_learns_too() {
     let ppo = trained("product", 0.99, 30, |config| config.separate_networks = false);
     assert_eq!(ppo.model().best_action(&[-1.0]), [0.0]);
