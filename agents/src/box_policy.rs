@@ -217,7 +217,8 @@ impl BoxPolicy {
             for (i, (d, y)) in d_output.iter_mut().zip(mean).enumerate() {
                 // y = c + w tanh u, so that dy/du = w (1 − tanh² u).
                 let (c, w) = (middle[i % middle.len()], width[i % width.len()]);
-                let t = (*y - c) / w;
+                // A component whose bounds are one number does not move.
+                let t = if w == 0.0 { 0.0 } else { (*y - c) / w };
                 *d *= w * (1.0 - t * t);
             }
         }
@@ -398,6 +399,17 @@ mod tests {
                 assert!((f64::from(grad) - slope).abs() < 2e-2 * slope.abs().max(0.5), "{i}: {grad} {slope}");
             }
         }
+    }
+
+    #[test]
+    fn a_component_between_equal_bounds_has_no_gradient() {
+        let mut policy = policy(true, &[8]);
+        policy.squash.as_mut().expect("it squashes").1[1] = 0.0;
+        let (mut pass, workers) = (CloningPass::new(&policy, 2), Workers::new(1).expect("a thread"));
+        let mut grad = vec![0.0; policy.params.len()];
+        let loss = pass.gradient(&policy, &[1.0; 6], &[0.5; 4], &[1.0; 2], &mut grad, &workers);
+        assert!(loss.is_finite() && grad.iter().all(|g| g.is_finite()), "{grad:?}");
+        assert!(grad.iter().any(|&g| g != 0.0));
     }
 
     #[test]

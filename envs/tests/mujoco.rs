@@ -80,13 +80,13 @@ fn golden_numbers_hold() {
 }
 
 /// Writes a copy of a model of Gymnasium with one text replaced, and returns its path.
-fn altered_model(name: &str, from: &str, to: &str) -> PathBuf {
+fn altered_model(label: &str, name: &str, from: &str, to: &str) -> PathBuf {
     let packages = PathBuf::from(env!("BREGMAN_VENV")).join("lib").read_dir().expect("the virtual environment");
     let assets = packages.flatten().map(|p| p.path().join("site-packages/gymnasium/envs/mujoco/assets"));
     let original = assets.map(|folder| folder.join(name)).find(|path| path.is_file()).expect("Gymnasium's models");
     let text = fs::read_to_string(original).expect("a text");
     assert!(text.contains(from), "{name} has no {from}");
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{label}-{name}", std::process::id()));
     fs::write(&path, text.replace(from, to)).expect("a writable folder");
     path
 }
@@ -94,7 +94,7 @@ fn altered_model(name: &str, from: &str, to: &str) -> PathBuf {
 #[test]
 fn an_unstable_simulation_goes_on_as_under_gymnasium_and_is_reported_once() {
     // With a gear of a million million the cart's acceleration is out of bounds at the first step.
-    let model = altered_model("inverted_pendulum.xml", "gear=\"100\"", "gear=\"1000000000000\"");
+    let model = altered_model("unstable", "inverted_pendulum.xml", "gear=\"100\"", "gear=\"1000000000000\"");
     let kwargs = format!("xml_file = '{}'", model.display());
     let ends = parity::compare("InvertedPendulum-v5", &kwargs, 0..3, 200, 1);
 
@@ -144,10 +144,28 @@ fn a_model_that_does_not_fit_gets_a_sentence() {
     let missing = message("Hopper-v5", "xml_file = '/no/such/hopper.xml'");
     assert!(missing.starts_with("environment `Hopper-v5`: there is no model file /no/such/hopper.xml; "), "{missing}");
 
-    let broken = altered_model("reacher.xml", "<worldbody>", "<wordbody>");
+    let broken = altered_model("broken", "reacher.xml", "<worldbody>", "<wordbody>");
     let error = message("Reacher-v5", &format!("xml_file = '{}'", broken.display()));
     assert!(error.contains("MuJoCo cannot read") && error.contains("XML parse error"), "{error}");
     fs::remove_file(broken).expect("it was written above");
+
+    for (from, to, sentence) in [
+        (
+            "ctrllimited=\"true\" ctrlrange=\"-3 3\"",
+            "ctrllimited=\"false\" ctrlrange=\"3 -3\"",
+            "an actuator, number 0, of controls from 3 to -3",
+        ),
+        (
+            "<motor ctrllimited=\"true\" ctrlrange=\"-3 3\" gear=\"100\" joint=\"slider\" name=\"slide\"/>",
+            "",
+            "no actuators: there is nothing to act with",
+        ),
+    ] {
+        let model = altered_model("odd", "inverted_pendulum.xml", from, to);
+        let error = message("InvertedPendulum-v5", &format!("xml_file = '{}'", model.display()));
+        assert!(error.ends_with(sentence), "{error}");
+        fs::remove_file(model).expect("it was written above");
+    }
 
     let other = message("Pusher-v5", "xml_file = 'ant.xml'");
     assert_eq!(other, "environment `Pusher-v5`: the model has no body called `tips_arm`, which the task reads");

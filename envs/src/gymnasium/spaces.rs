@@ -203,6 +203,17 @@ fn read_flattened(obs: &Bound<'_, PyAny>, space: &Py<PyAny>, row: &mut [f64]) ->
 impl Actions {
     /// How actions of `space` are written, and what an agent sees of it.
     pub fn of(space: &Bound<'_, PyAny>) -> Result<(Actions, ActionSpace), Trouble> {
+        let (actions, seen) = Actions::of_any_size(space)?;
+        if seen.row_len() == 0 {
+            return Err(Trouble::Unsupported {
+                space: format!("the action space {}", words(space)),
+                remedy: "one with at least one number is",
+            });
+        }
+        Ok((actions, seen))
+    }
+
+    fn of_any_size(space: &Bound<'_, PyAny>) -> Result<(Actions, ActionSpace), Trouble> {
         let unsupported =
             |what: &str, remedy| Err(Trouble::Unsupported { space: format!("the {what} {}", words(space)), remedy });
         if is(space, "Box")? {

@@ -72,6 +72,18 @@ impl Simulation {
                 path.display()
             )));
         }
+        let ranges = data.model().actuator_ctrlrange();
+        if ranges.is_empty() {
+            return Err(
+                kwargs.invalid(format!("the model {} has no actuators: there is nothing to act with", path.display()))
+            );
+        }
+        if let Some(i) = ranges.iter().position(|range| range[0] > range[1]) {
+            let [low, high] = ranges[i];
+            let path = path.display();
+            return Err(kwargs
+                .invalid(format!("the model {path} has an actuator, number {i}, of controls from {low} to {high}")));
+        }
         Ok(Simulation {
             init_qpos: data.qpos().to_vec(),
             init_qvel: data.qvel().to_vec(),
