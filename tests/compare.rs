@@ -93,6 +93,43 @@ fn a_label_stands_in_for_the_settings_that_differ() {
 }
 
 #[test]
+fn scores_on_datasets_keep_their_scale_and_errors_are_reached_from_above() {
+    let place = folder("compare-offline");
+    let fake = |name: &str, data: &str, label: &str, seed: u64, values: [f64; 2]| {
+        let dir = fake(place.join(format!("runs/{name}/s{seed}")), "Pendulum-v1", "", seed, values);
+        let run = format!(
+            "seed = {seed}\n{label}\n[budget]\ngrad_steps = 3\n[env]\nid = \"Pendulum-v1\"\n[dataset]\npath = \"{data}-v0\"\n\
+             [agent.bc]\n"
+        );
+        std::fs::write(dir.join("run.toml"), run).expect("writable");
+        let metrics = std::fs::read_to_string(dir.join("metrics.csv")).expect("it is there");
+        std::fs::write(dir.join("metrics.csv"), metrics.replace("mean_reward", "score")).expect("writable");
+        dir
+    };
+    let single = "label = \"single\"";
+    for seed in [1, 2] {
+        fake("a", "a", "", seed, [10.0, 40.0]);
+        fake("b", "b", "", seed, [10.0, 60.0]);
+        fake("c", "b", single, seed, [10.0, 99.0]);
+    }
+    let (code, csv, notes) = compare(&place, "runs --metric eval/score --format csv");
+    assert_eq!((code, value(&csv, "all,bc,,normalized mean")), (0, 0.5));
+    assert!(notes.contains("aggregates leave out bc single: they have runs on one environment alone"), "{notes}");
+    let (_, text, notes) = compare(&place, "runs --metric eval/score --threshold Pendulum-v1=50 --threshold Pend=1");
+    assert!(text.contains("under the curve over optimiser steps"), "{text}");
+    assert!(text.contains("2/2") && text.contains("0/2") && notes.contains("no run is on Pend,"), "{text}{notes}");
+
+    // From 10 to 4: at 5 or below it is in the end.
+    for seed in [1, 2] {
+        let dir = fake("error", "e", "", seed, [10.0, 4.0]);
+        let metrics = std::fs::read_to_string(dir.join("metrics.csv")).expect("it is there");
+        std::fs::write(dir.join("metrics.csv"), metrics.replace("eval/score", "eval/l1")).expect("writable");
+    }
+    let (_, csv, _) = compare(&place, "runs/error --metric eval/l1 --threshold 5 --format csv");
+    assert_eq!(value(&csv, "Pendulum-v1 e-v0,bc,,env_steps to 5"), 3.0);
+}
+
+#[test]
 fn what_cannot_be_compared_gets_a_sentence() {
     let place = folder("compare-broken");
     fake(place.join("runs/good"), "Pendulum-v1", "", 1, [0.0, 1.0]);

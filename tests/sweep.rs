@@ -122,6 +122,11 @@ fn a_larger_budget_goes_on_and_other_settings_are_refused() {
         (code, said.as_str()),
         (2, "error: `--set agent.ppo.gama=0.5`: unknown key `agent.ppo.gama`; did you mean `gamma`?")
     );
+    // What may change may not vanish: nobody would see whether it still holds.
+    assert_eq!(sweep("--set budget.env_steps=2700 --set eval.stop_at=-1e9").0, 0);
+    let (code, said) = sweep("--set budget.env_steps=3600");
+    assert_eq!(code, 2);
+    assert!(said.contains("all/s1 was begun with `eval.stop_at = -1000000000.0`, which can be changed"), "{said}");
     let twice = format!("sweep run.toml {} --out all", file.display());
     let (code, said) = run(&place, &twice);
     assert!(code == 2 && said.starts_with("error: two runs would lie in run/s1"), "{said}");
