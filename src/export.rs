@@ -1,9 +1,9 @@
 //! `bregman export`: the deterministic policy with its normaliser inside, for other programs.
 //!
 //! ONNX files take `obs`, `[batch, obs_dim]` in double precision as environments give it, and return `action`,
-//! `[batch, action_len]`: floats within the bounds unless the agent has `clip_actions = false`, or choices as int64, counted from 0. Safetensors files hold the same
-//! numbers under `0.normalize.mean`, `1.linear.weight` …, numbered in the order in which they are applied, which the
-//! metadata's `ops` names.
+//! `[batch, action_len]`: floats within the bounds unless the agent has `clip_actions = false`, or choices as int64,
+//! counted from 0. Safetensors files hold the same numbers under `0.normalize.mean`, `1.linear.weight` …, numbered in the
+//! order in which they are applied, which the metadata's `ops` names.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
