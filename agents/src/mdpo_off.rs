@@ -555,6 +555,48 @@ mod tests {
     }
 
     #[test]
+    fn the_entropys_cost_adds_up_over_components() {
+        let mut draws = Draws::new(2, 2);
+        draws.log_prob = vec![9.0, 9.0, -1.0, 0.5];
+        // 0.2 · (−1 + 0.5), and 0.2 · 2 (e^(−1/2) − 1 + e^(1/4) − 1) for q = 3/2.
+        close(mirror(1.0, 0.2, 1.0).entropy_cost(&draws, 1, 2), -0.1, 1e-6);
+        close(mirror(1.0, 0.2, 1.5).entropy_cost(&draws, 1, 2), -0.043_777_6, 1e-6);
+    }
+
+    #[test]
+    fn each_part_moves_by_its_own_step_size() {
+        let (mut agent, mut mdpo, batch) = small(|c| (c.common.learning_rate, c.common.q_learning_rate) = (1e-3, 2e-3));
+        let parts = |agent: &Agent, mdpo: &MdpoOff| {
+            let value = mdpo.value.as_ref().expect("the form with V").params.clone();
+            [agent.actor.params.clone(), mdpo.critics().params.clone(), value]
+        };
+        let before = parts(&agent, &mdpo);
+        mdpo.update(&mut agent, &batch).expect("finite numbers");
+        // Adam's first step moves whatever has a slope by the step size.
+        for ((before, after), rate) in before.iter().zip(parts(&agent, &mdpo)).zip([1e-3, 2e-3, 2e-3]) {
+            close(before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max), rate, 1e-6);
+        }
+    }
+
+    #[test]
+    fn rollouts_take_the_most_probable_actions_where_that_is_asked_for() {
+        let apart = |deterministic_rollout| {
+            let common = OffPolicyConfig { num_steps: 20, learning_starts: 0, utd_ratio: 1e-9, ..common() };
+            let config = MdpoOffConfig { common, deterministic_rollout, ..Default::default() };
+            let mut mdpo = MdpoOff::learner(config, &setup()).expect("the settings fit");
+            mdpo.step().expect("it steps");
+            let mut apart = 0.0f32;
+            let mut look = |_, played: &crate::evaluate::Played| {
+                apart = apart.max((played.action[0] - mdpo.actor().best_action(&played.obs)[0]).abs());
+                Ok(true)
+            };
+            mdpo.replay(&mut look).expect("it remembers");
+            apart
+        };
+        assert!(apart(true) < 1e-5 && apart(false) > 0.1, "{} {}", apart(true), apart(false));
+    }
+
+    #[test]
     fn the_regulariser_by_hand() {
         // μ = 2 and ln σ = 0.5, then μ = 0 and a clamped ln σ = 2: 0.1 · (4 + 0.25 + 4)/2, with slopes 0.1 · μ and 0.1 · ln σ.
         let mut draws = Draws::new(2, 1);

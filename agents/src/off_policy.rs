@@ -302,10 +302,7 @@ impl<U: Update> OffPolicy<U> {
             actions.append(&mut steps.action);
         }
         while agent.progress.grad_steps < agent.config.due(agent.progress.env_steps) {
-            // From `importance` to 1 over the budget.
-            let importance = agent.config.importance;
-            let importance = importance + (1.0 - importance) * agent.setup.budget.spent(&agent.progress);
-            replay.sample(agent.config.batch_size, importance, &mut agent.stream, batch);
+            replay.sample(agent.config.batch_size, agent.importance(), &mut agent.stream, batch);
             update.update(agent, batch)?;
             replay.reprioritize(batch, update.errors());
             agent.progress.grad_steps += 1;
@@ -429,6 +426,12 @@ impl<U: Update> Learner for OffPolicy<U> {
 }
 
 impl Agent {
+    /// From the setting to 1 over the budget.
+    pub(crate) fn importance(&self) -> f64 {
+        let first = self.config.importance;
+        first + (1.0 - first) * self.setup.budget.spent(&self.progress)
+    }
+
     /// The error of a number that stopped being finite.
     pub fn non_finite(&self, what: &str, value: f64) -> LearnError {
         let Progress { iterations, env_steps, .. } = self.progress;

@@ -161,6 +161,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn priorities_are_powers_of_errors_that_are_never_0() {
+        let priorities = |exponent: f64, errors: [f32; 3]| {
+            let mut drawing = Drawing::new(exponent, 3);
+            (0..3).for_each(|row| drawing.add(row));
+            drawing.reprioritize(&[0, 1, 2], &errors);
+            let priorities = drawing.priorities.expect("there are priorities");
+            [0, 1, 2].map(|row| priorities.of(row))
+        };
+        for (found, expected) in [
+            (priorities(0.5, [1.0, -4.0, 16.0]), [1.0, 2.0, 4.0]),
+            (priorities(1.0, [1.0, 0.0, 1e-6]), [1.0, 1e-6, 2e-6]),
+        ] {
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5 * b + 1e-12), "{found:?}");
+        }
+    }
+
+    #[test]
     fn rows_are_drawn_in_proportion() {
         // Rows 5 to 9 of a ring of five, of which the first two have fallen away: priorities 1, 2, 0, 4, 3.
         let mut priorities = Priorities::new(5);

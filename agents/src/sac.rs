@@ -49,6 +49,13 @@ pub enum AlphaLoss {
     Alpha,
 }
 
+impl SacConfig {
+    /// The entropy that the temperature is moved for, of actions of so many components.
+    fn target_entropy_of(&self, act_dim: usize) -> f64 {
+        self.target_entropy.unwrap_or(-(act_dim as f64))
+    }
+}
+
 impl Default for SacConfig {
     fn default() -> SacConfig {
         SacConfig {
@@ -192,7 +199,7 @@ impl Sac {
         self.actor_means.add([loss, entropy]);
         self.soft.actor_step(agent, loss)?;
         if self.config.auto_alpha {
-            let target = self.config.target_entropy.unwrap_or(-(agent.actor.act_dim() as f64));
+            let target = self.config.target_entropy_of(agent.actor.act_dim());
             let slope = alpha_slope(entropy - target, self.log_alpha, self.config.alpha_loss);
             let log_alpha = std::slice::from_mut(&mut self.log_alpha);
             self.alpha_adam.step(log_alpha, &[slope], self.config.alpha_learning_rate);
@@ -230,7 +237,7 @@ mod tests {
     use super::*;
     use crate::learner::Budget;
     use crate::nn::Activation;
-    use crate::squashed::Draws;
+    use crate::squashed::{Draws, LogStdBound};
 
     fn setup(env_steps: u64) -> Setup {
         Setup {
@@ -323,6 +330,88 @@ mod tests {
         };
         assert_eq!(steps(1), [1, 2, 3, 4, 5, 6]);
         assert_eq!(steps(2), [0, 2, 2, 4, 4, 6]);
+    }
+
+    #[test]
+    fn each_part_moves_by_its_own_step_size() {
+        let (mut agent, mut sac, batch) = small(|config| {
+            (config.common.learning_rate, config.common.q_learning_rate) = (1e-3, 2e-3);
+            config.alpha_learning_rate = 4e-3;
+        });
+        let parts =
+            |agent: &Agent, sac: &Sac| [agent.actor.params.clone(), sac.critics().params.clone(), vec![sac.log_alpha]];
+        let before = parts(&agent, &sac);
+        sac.update(&mut agent, &batch).expect("finite numbers");
+        // Adam's first step moves whatever has a slope by the step size.
+        for ((before, after), rate) in before.iter().zip(parts(&agent, &sac)).zip([1e-3, 2e-3, 4e-3]) {
+            let moved = before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!((moved - rate).abs() < 1e-6, "{moved} is not {rate}");
+        }
+    }
+
+    #[test]
+    fn rows_without_weight_do_not_move_the_critics() {
+        let (mut agent, mut sac, mut batch) = small(|_| ());
+        let before = sac.critics().params.clone();
+        batch.weight.fill(0.0);
+        sac.critic_step(&mut agent, &batch).expect("finite numbers");
+        assert_eq!(sac.critics().params, before);
+        batch.weight[2] = 1.0;
+        sac.critic_step(&mut agent, &batch).expect("finite numbers");
+        assert_ne!(sac.critics().params, before);
+    }
+
+    #[test]
+    fn rows_are_drawn_by_their_last_errors_and_weights_rise_to_1() {
+        let common = OffPolicyConfig {
+            hidden_sizes: vec![8],
+            batch_size: 4,
+            num_steps: 12,
+            learning_starts: 10,
+            priority: 0.6,
+            ..Default::default()
+        };
+        let mut sac = Sac::learner(SacConfig { common, ..Default::default() }, &setup(24)).expect("the settings fit");
+        sac.step().expect("finite numbers");
+        let Array::F64(priorities) = &Learner::save(&sac).arrays["replay_priorities"] else { panic!("no numbers") };
+        assert!(priorities[..12].iter().any(|&p| p != 1.0), "{priorities:?}");
+        let (mut agent, ..) = sac.apart();
+        // From 0.4 at the start, halfway.
+        assert!((agent.importance() - 0.7).abs() < 1e-12);
+        agent.progress.env_steps = 24;
+        assert_eq!(agent.importance(), 1.0);
+    }
+
+    #[test]
+    fn deviations_are_bounded_as_the_settings_say() {
+        for (bound, std) in [(LogStdBound::Clamp, 1.0), (LogStdBound::Tanh, 0.223_130_16)] {
+            let (mut agent, mut sac, batch) = small(|config| {
+                (config.common.log_std_bound, config.common.log_std_min) = (bound, -5.0);
+            });
+            agent.actor.params.fill(0.0);
+            sac.soft.act(&agent, &batch.obs);
+            assert!((sac.soft.draws.std[0] - std).abs() < 1e-6, "{bound:?}");
+        }
+    }
+
+    #[test]
+    fn the_temperature_is_moved_for_the_entropy_that_was_asked_for() {
+        assert_eq!(SacConfig::default().target_entropy_of(17), -17.0);
+        assert_eq!(SacConfig { target_entropy: Some(-8.5), ..Default::default() }.target_entropy_of(17), -8.5);
+        // With ε = 1 Adam's first step is the step size times g/(|g| + 1), g the excess of the entropy, times α for the loss in α.
+        let excess = |target_entropy, alpha_loss| {
+            let (mut agent, mut sac, batch) = small(|config| {
+                (config.common.adam_eps, config.alpha_learning_rate) = (1.0, 0.1);
+                (config.target_entropy, config.alpha_loss) = (target_entropy, alpha_loss);
+            });
+            sac.update(&mut agent, &batch).expect("finite numbers");
+            let step = (0.5f32.ln() - sac.log_alpha) / 0.1;
+            step / (1.0 - step.abs())
+        };
+        let by_default = excess(None, AlphaLoss::LogAlpha);
+        assert!(by_default > 0.5, "a fresh policy has more entropy than −1: {by_default}");
+        assert!((excess(Some(5.0), AlphaLoss::LogAlpha) - (by_default - 6.0)).abs() < 1e-3);
+        assert!((excess(None, AlphaLoss::Alpha) - by_default / 2.0).abs() < 1e-4);
     }
 
     #[test]

@@ -563,6 +563,36 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_as_probable_as_all_its_components_together() {
+        let mut draws = Draws::new(2, 2);
+        draws.log_prob = vec![-1.0, 0.5, 2.0, 0.0];
+        assert_eq!([draws.row_log_prob(0, 2), draws.row_log_prob(1, 2)], [-0.5, 2.0]);
+    }
+
+    #[test]
+    fn what_acts_is_what_learns() {
+        let (workers, obs) = (Workers::new(1).expect("one thread"), [0.5, -1.0, 2.0]);
+        // Outputs of 0: ln σ is 0, or the middle of −5 and 2.
+        for (bound, std) in [(LogStdBound::Clamp, 1.0), (LogStdBound::Tanh, 0.223_130_16)] {
+            let log_std = LogStd { min: -5.0, max: 2.0, bound };
+            let spec = spec(vec![-1.0; 2], vec![1.0; 2]);
+            let mut actor = SquashedActor::new("sac", &spec, network, log_std, &mut NumpyRng::new(1)).expect("a box");
+            let look = |actor: &SquashedActor| {
+                let (mut draws, mut action) = (Draws::new(1, 2), [0.0; 2]);
+                draws.draw_noise(&mut NumpyRng::new(7));
+                actor.act(&obs, &mut actor.pass(1), &mut draws, &workers);
+                let log_prob = actor.sample(&obs, &mut NumpyRng::new(7), &mut Default::default(), &mut action);
+                close(log_prob, draws.row_log_prob(0, 2));
+                draws.action.iter().zip(action).for_each(|(&a, b)| close(a, b));
+                draws
+            };
+            look(&actor);
+            actor.params.fill(0.0);
+            look(&actor).std.iter().for_each(|&found| close(found, std));
+        }
+    }
+
+    #[test]
     fn actions_reach_the_bounds_and_the_chain_acts_as_the_policy_does() {
         for (low, high) in [(vec![-1.0, -1.0], vec![1.0, 1.0]), (vec![-0.4, 1.0], vec![0.4, 4.0])] {
             let mut actor = actor(low.clone(), high.clone());
