@@ -358,6 +358,14 @@ mod tests {
     }
 
     #[test]
+    fn the_squared_distance_by_hand() {
+        // Means of 0 and actions 1 to 4: (1 + 4 + 9 + 16)/4 over both rows and components, with slopes −2 a/4.
+        let mut d_mean = Vec::new();
+        let loss = policy(false, &[4]).squared_loss(&[0.0; 4], &[1.0, 2.0, 3.0, 4.0], &mut d_mean);
+        assert_eq!((loss, d_mean), (7.5, vec![-0.5, -1.0, -1.5, -2.0]));
+    }
+
+    #[test]
     fn a_batch_without_weight_has_no_loss_and_no_gradient() {
         let policy = policy(false, &[4]);
         let (mut grad, workers) = (vec![f32::NAN; policy.params.len()], Workers::new(1).expect("a thread"));

@@ -58,6 +58,19 @@ impl Default for IqlConfig {
     }
 }
 
+impl IqlConfig {
+    /// exp(β A), at most the clip (Eq. 7).
+    fn weight(&self, advantage: f32) -> f32 {
+        (self.beta as f32 * advantage).exp().min(self.weight_clip as f32)
+    }
+
+    /// The policy's step size when a part of the budget is spent.
+    fn policy_learning_rate(&self, spent: f64) -> f64 {
+        let anneal = if self.anneal_policy_lr { (1.0 + (std::f64::consts::PI * spent).cos()) / 2.0 } else { 1.0 };
+        anneal * self.learning_rate
+    }
+}
+
 /// IQL's line in the registry.
 pub const ENTRY: AgentEntry = AgentEntry::of::<IqlConfig>(
     "iql",
@@ -183,14 +196,12 @@ impl OfflineUpdate for Iql {
         // The policy, weighted by the advantage over the new V.
         let v = value_mlp.forward(value, &batch.obs, value_room);
         refill(advantage, q.iter().zip(v).map(|(q, v)| q - v));
-        let (beta, clip) = (config.beta as f32, config.weight_clip as f32);
-        refill(&mut self.weight, advantage.iter().map(|a| (beta * a).exp().min(clip)));
-        let spent = agent.setup.budget.spent(&agent.progress);
-        let anneal = if config.anneal_policy_lr { (1.0 + (std::f64::consts::PI * spent).cos()) / 2.0 } else { 1.0 };
+        refill(&mut self.weight, advantage.iter().map(|&a| config.weight(a)));
+        let step_size = config.policy_learning_rate(agent.setup.budget.spent(&agent.progress));
         let (weight, grad) = (&self.weight, &mut self.grad);
         let policy_loss = self.pass.gradient(&agent.policy, &batch.obs, &batch.action, weight, grad, workers);
         let policy_loss = agent.finite("the policy's loss", policy_loss)?;
-        self.policy_optimizer.step_on(&mut agent.policy.params, &self.grad, anneal * config.learning_rate, workers);
+        self.policy_optimizer.step_on(&mut agent.policy.params, &self.grad, step_size, workers);
 
         // The critics towards r + γ V(s'), and their targets after them.
         let next = value_mlp.forward(value, &batch.next_obs, value_room);
@@ -224,10 +235,66 @@ impl OfflineUpdate for Iql {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offline::unread;
+
+    fn close(a: f64, b: f64, tolerance: f64) {
+        assert!((a - b).abs() <= tolerance, "{a} is not {b}");
+    }
+
+    #[test]
+    fn weights_and_step_sizes_by_hand() {
+        // β = 3: e³, and e⁶ = 403 is clipped.
+        let config = IqlConfig { learning_rate: 1.0, ..Default::default() };
+        for (advantage, weight) in [(0.0, 1.0), (1.0, 20.085_537), (-1.0, 0.049_787_07), (2.0, 100.0)] {
+            close(config.weight(advantage).into(), weight, 1e-5);
+        }
+        for (spent, rate) in [(0.0, 1.0), (0.25, 0.853_553_4), (0.5, 0.5), (1.0, 0.0)] {
+            close(config.policy_learning_rate(spent), rate, 1e-7);
+            close(IqlConfig { anneal_policy_lr: false, ..config.clone() }.policy_learning_rate(spent), 1.0, 0.0);
+        }
+    }
+
+    #[test]
+    fn v_learns_from_the_target_critics_and_the_critics_and_the_policy_from_the_new_v() {
+        let common = OfflineConfig { batch_size: 6, ..Default::default() };
+        let config = IqlConfig { common, hidden_sizes: vec![8], gamma: 0.9, tau: 0.25, ..Default::default() };
+        let (mut agent, mut iql, batch) = Iql::learner(config, &unread(10)).expect("the settings fit").apart();
+        iql.critics.target.iter_mut().for_each(|p| *p = 0.1 - 0.7 * *p);
+        let (mut target, policy, old_value) = (iql.critics.clone(), agent.policy.params.clone(), iql.value.clone());
+        target.params.clone_from(&target.target);
+        agent.progress.grad_steps = 5;
+        let mut logged = Means::default();
+        iql.update(&mut agent, &batch, &mut logged).expect("finite numbers");
+        let v = |params: &[f32], obs: &[f32]| {
+            let mut v = [0.0];
+            iql.value_mlp.forward_row(params, obs, &mut Default::default(), &mut v);
+            v[0]
+        };
+        let (mut vf_loss, mut advantage) = (0.0, 0.0);
+        for i in 0..6 {
+            let (obs, next_obs) = (&batch.obs[3 * i..3 * i + 3], &batch.next_obs[3 * i..3 * i + 3]);
+            let q = target.values_of(obs, &batch.action[i..=i]);
+            let q = q[0].min(q[1]);
+            vf_loss += f64::from(expectile_loss(q - v(&old_value, obs), 0.7).0) / 6.0;
+            let a = q - v(&iql.value, obs);
+            advantage += f64::from(a) / 6.0;
+            close(iql.weight[i].into(), iql.config.weight(a).into(), 1e-4);
+            let y = batch.reward[i] + 0.9 * batch.bootstraps[i] * v(&iql.value, next_obs);
+            close(iql.y[i].into(), y.into(), 1e-5);
+        }
+        close(logged.mean("train/vf_loss"), vf_loss, 1e-5);
+        close(logged.mean("train/advantage"), advantage, 1e-5);
+        // Adam's first step is the step size, of which half the budget leaves the policy a half.
+        let moved = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        close(moved(&policy, &agent.policy.params), 1.5e-4, 1e-6);
+        close(moved(&old_value, &iql.value), 3e-4, 1e-6);
+        let followed = target.target.iter().zip(&iql.critics.params).map(|(t, s)| t + 0.25 * (s - t));
+        assert!(followed.eq(iql.critics.target.iter().copied()));
+    }
 
     #[test]
     fn the_expectile_loss_by_hand() {
-        // τ = 0.7: 0.7 · 2² above, 0.3 · 2² below; the value is pulled up harder than down.
+        // τ = 0.75: 0.75 · 2² above, 0.25 · 2² below; the value is pulled up harder than down.
         assert_eq!(expectile_loss(2.0, 0.75), (3.0, -3.0));
         assert_eq!(expectile_loss(-2.0, 0.75), (1.0, 1.0));
     }

@@ -348,3 +348,79 @@ impl OfflineUpdate for Odice {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offline::unread;
+
+    /// A small agent on Pendulum and a minibatch.
+    fn small(change: impl FnOnce(&mut OdiceConfig)) -> (OfflineAgent, Odice, Batch) {
+        let mut config = OdiceConfig {
+            common: OfflineConfig { batch_size: 6, ..Default::default() },
+            value_hidden_sizes: vec![8],
+            hidden_sizes: vec![8],
+            ..Default::default()
+        };
+        change(&mut config);
+        Odice::learner(config, &unread(10)).expect("the settings fit").apart()
+    }
+
+    /// The largest distance between two parameter vectors.
+    fn moved(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn settings_reach_the_rule() {
+        let (_, odice, _) = small(|config| {
+            (config.gamma, config.lambda, config.eta) = (0.9, 0.7, 0.3);
+            (config.gradient, config.divergence) = (GradientRule::Semi, Divergence::ReverseKl);
+            config.residual_cap = Some(2.0);
+        });
+        let ValueRule { gamma, lambda, eta, gradient, divergence, cap } = odice.rule;
+        assert_eq!((gamma, lambda, eta, cap), (0.9, 0.7, 0.3, Some(2.0)));
+        assert_eq!((gradient, divergence), (GradientRule::Semi, Divergence::ReverseKl));
+    }
+
+    #[test]
+    fn a_row_weighs_the_mean_of_its_heads_each_clipped() {
+        let (mut agent, mut odice, batch) = small(|config| config.weight_clip = 0.5);
+        odice.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
+        let residual = &odice.step.residual;
+        for i in 0..6 {
+            let expected = (residual[i].clamp(0.0, 0.5) + residual[6 + i].clamp(0.0, 0.5)) / 2.0;
+            assert!((odice.weight[i] - expected).abs() < 1e-6, "{} is not {expected}", odice.weight[i]);
+        }
+        assert!(residual.iter().any(|&delta| delta > 0.5) && residual.iter().any(|&delta| delta < 0.0), "{residual:?}");
+    }
+
+    #[test]
+    fn each_part_moves_by_its_own_step_size_and_the_target_by_tau() {
+        let (mut agent, mut odice, batch) =
+            small(|config| (config.vf_learning_rate, config.learning_rate, config.tau) = (1e-3, 2e-3, 0.25));
+        let (policy, value, target) = (agent.policy.params.clone(), odice.params.clone(), odice.target.clone());
+        odice.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
+        // Adam's first step moves whatever has a slope by the step size.
+        assert!((moved(&value, &odice.params) - 1e-3).abs() < 1e-6, "{}", moved(&value, &odice.params));
+        assert!((moved(&policy, &agent.policy.params) - 2e-3).abs() < 1e-6, "{}", moved(&policy, &agent.policy.params));
+        let followed = target.iter().zip(&odice.params).map(|(t, s)| t + 0.25 * (s - t));
+        assert!(followed.eq(odice.target.iter().copied()));
+    }
+
+    #[test]
+    fn weight_decay_is_part_of_the_policys_gradient() {
+        for (weight_decay, step) in [(0.0, 0.0), (0.1, 2e-3)] {
+            let (mut agent, mut odice, mut batch) =
+                small(|config| (config.weight_decay, config.learning_rate) = (weight_decay, 2e-3));
+            // No residual is positive, so that no action has a weight.
+            batch.reward.fill(-100.0);
+            let before = agent.policy.params.clone();
+            odice.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
+            assert_eq!(odice.weight, [0.0; 6]);
+            for (&before, &after) in before.iter().zip(&agent.policy.params).filter(|(before, _)| before.abs() > 1e-2) {
+                assert!((before - after - step * before.signum()).abs() < 1e-6, "{before} became {after}");
+            }
+        }
+    }
+}

@@ -61,6 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_constants_add_up_as_those_of_d4rls_file_do() {
+        // With the four of the hand twice, by their names of v0 and of Gymnasium-Robotics.
+        let sum = |f: &dyn Fn(&(&str, f64, f64)) -> f64| D4RL.iter().map(f).sum::<f64>();
+        let sums = (sum(&|(_, random, _)| *random), sum(&|(_, _, expert)| *expert));
+        assert!((sums.0 + 909.233234).abs() < 1e-6 && (sums.1 - 71375.697305).abs() < 1e-6, "{sums:?}");
+    }
+
+    #[test]
     fn a_return_of_1000_by_d4rls_constants() {
         let expected = [
             ("hopper-medium-v2", 31.348890),

@@ -60,6 +60,14 @@ impl Default for Td3BcConfig {
     }
 }
 
+impl Td3BcConfig {
+    /// A component of a target action: with noise in halves of the box's width, clipped, and inside the box.
+    fn target_action(&self, mean: f32, noise: f64, (low, high): (f32, f32)) -> f32 {
+        let noise = (self.policy_noise * noise).clamp(-self.noise_clip, self.noise_clip) as f32;
+        (mean + noise * (high - low) / 2.0).clamp(low, high)
+    }
+}
+
 /// TD3+BC's line in the registry.
 pub const ENTRY: AgentEntry = AgentEntry::of::<Td3BcConfig>(
     "td3_bc",
@@ -67,10 +75,13 @@ pub const ENTRY: AgentEntry = AgentEntry::of::<Td3BcConfig>(
     &[
         ("train/qf_loss", "half the squared errors of the two critics, summed, mean over rows and updates"),
         ("train/q_value", "smaller critic's value of the dataset's actions, mean over rows and updates"),
-        ("train/policy_loss", "−λ Q(s, π(s)) + (π(s) − a)², mean over rows and policy updates"),
+        (
+            "train/policy_loss",
+            "−λ Q(s, π(s)) + (π(s) − a)², the square by component, mean over rows and policy updates",
+        ),
         (
             "train/squared_error",
-            "squared distance of the policy to the dataset's actions, mean over rows, components and updates",
+            "squared distance of the policy to the dataset's actions, mean over rows, components and policy updates",
         ),
         ("train/n_updates", "optimiser steps since the start"),
     ],
@@ -155,10 +166,8 @@ impl OfflineUpdate for Td3Bc {
         let (low, high) = policy.bounds();
         refill(next_action, policy.means(&self.policy_target, &batch.next_obs, pass, workers).iter().copied());
         for (k, a) in next_action.iter_mut().enumerate() {
-            let (low, high) = (low[k % act_dim], high[k % act_dim]);
-            let noise = config.policy_noise * self.noise.standard_normal();
-            let noise = noise.clamp(-config.noise_clip, config.noise_clip) as f32;
-            *a = (*a + noise * (high - low) / 2.0).clamp(low, high);
+            let bounds = (low[k % act_dim], high[k % act_dim]);
+            *a = config.target_action(*a, self.noise.standard_normal(), bounds);
         }
         join(&batch.next_obs, next_action, rows, joined);
         let next = smaller(critics.target_values(joined, workers));
@@ -207,5 +216,123 @@ impl OfflineUpdate for Td3Bc {
         self.policy_optimizer.load("adam", snapshot)?;
         self.noise = load_stream(snapshot, "noise")?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offline::unread;
+    use crate::rollout::Act;
+
+    /// A small agent on Pendulum and a minibatch; the target networks differ from those they follow.
+    fn small(change: impl FnOnce(&mut Td3BcConfig)) -> (OfflineAgent, Td3Bc, Batch) {
+        let common = OfflineConfig { batch_size: 6, ..Default::default() };
+        let mut config = Td3BcConfig { common, hidden_sizes: vec![8], ..Default::default() };
+        change(&mut config);
+        let (agent, mut td3, batch) = Td3Bc::learner(config, &unread(10)).expect("the settings fit").apart();
+        td3.policy_target.iter_mut().for_each(|p| *p *= -0.8);
+        td3.critics.target.iter_mut().for_each(|p| *p = 0.1 - 0.7 * *p);
+        (agent, td3, batch)
+    }
+
+    fn close(a: f32, b: f32, tolerance: f32) {
+        assert!((a - b).abs() <= tolerance, "{a} is not {b}");
+    }
+
+    /// The mean actions of a policy with `params`, row by row.
+    fn means(agent: &OfflineAgent, params: &[f32], obs: &[f32]) -> Vec<f32> {
+        let mut policy = agent.policy.clone();
+        policy.params.copy_from_slice(params);
+        let mode = |obs| {
+            let mut action = [0.0];
+            policy.mode(obs, &mut Default::default(), &mut action);
+            action[0]
+        };
+        obs.chunks_exact(policy.obs_dim()).map(mode).collect()
+    }
+
+    #[test]
+    fn target_actions_by_hand() {
+        // 0.2 z, at most 0.5, times half the box's width.
+        let target = |mean, noise, bound: f32| Td3BcConfig::default().target_action(mean, noise, (-bound, bound));
+        for (found, expected) in [
+            (target(0.9, 1.0, 1.0), 1.0),
+            (target(0.0, 4.0, 1.0), 0.5),
+            (target(0.0, -4.0, 1.0), -0.5),
+            (target(0.0, 1.0, 2.0), 0.4),
+        ] {
+            close(found, expected, 1e-6);
+        }
+    }
+
+    #[test]
+    fn the_critics_are_fitted_to_the_smaller_target_at_the_target_policys_action() {
+        let (mut agent, mut td3, batch) = small(|config| config.gamma = 0.9);
+        let next = means(&agent, &td3.policy_target, &batch.next_obs);
+        let (mut target, mut noise, config) = (td3.critics.clone(), td3.noise.clone(), td3.config.clone());
+        target.params.clone_from(&target.target);
+        td3.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
+        for i in 0..6 {
+            let action = config.target_action(next[i], noise.standard_normal(), (-2.0, 2.0));
+            let q = target.values_of(&batch.next_obs[3 * i..3 * i + 3], &[action]);
+            close(td3.y[i], batch.reward[i] + 0.9 * batch.bootstraps[i] * q[0].min(q[1]), 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_policys_gradient_is_that_of_its_loss() {
+        let (mut agent, mut td3, batch) = small(|config| config.policy_delay = 1);
+        let params = agent.policy.params.clone();
+        let mut logged = Means::default();
+        td3.update(&mut agent, &batch, &mut logged).expect("finite numbers");
+        // Q₁ and squared distances at the actions of other parameters, means over rows.
+        let look = |params: &[f32]| {
+            let actions = means(&agent, params, &batch.obs);
+            let q = |i: usize| td3.critics.values_of(&batch.obs[3 * i..3 * i + 3], &actions[i..=i])[0];
+            let q: Vec<f32> = (0..6).map(q).collect();
+            let squares = actions.iter().zip(&batch.action).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            (q, squares / 6.0)
+        };
+        let mean = |x: &[f32]| x.iter().sum::<f32>() / 6.0;
+        let (q, squares) = look(&params);
+        // Values of both signs, so that the mean of |Q| is more than |the mean|.
+        let lambda = 2.5 / (q.iter().map(|q| q.abs()).sum::<f32>() / 6.0);
+        assert!(lambda * mean(&q).abs() < 2.4, "{q:?}");
+        close(logged.mean("train/policy_loss") as f32, squares - lambda * mean(&q), 1e-4);
+        let loss = |i: usize, by: f32| {
+            let mut params = params.clone();
+            params[i] += by;
+            let (q, squares) = look(&params);
+            squares - lambda * mean(&q)
+        };
+        for (i, &slope) in td3.grad.iter().enumerate() {
+            let difference = (loss(i, 5e-4) - loss(i, -5e-4)) / 1e-3;
+            close(slope, difference, 5e-3 * slope.abs().max(1.0));
+        }
+        assert!(td3.grad.iter().any(|slope| slope.abs() > 0.1), "{:?}", td3.grad);
+    }
+
+    #[test]
+    fn the_policy_and_the_targets_wait_for_the_delay() {
+        let (mut agent, mut td3, batch) = small(|config| (config.policy_delay, config.tau) = (3, 0.25));
+        let mut steps = Vec::new();
+        for _ in 0..6 {
+            let before = (td3.policy_target.clone(), td3.critics.target.clone());
+            td3.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
+            agent.progress.grad_steps += 1;
+            let mut snapshot = Snapshot::default();
+            td3.save(&mut snapshot);
+            steps.push(snapshot.u64("adam/steps").expect("it is saved"));
+            let followed = |before: &[f32], source: &[f32]| -> Vec<f32> {
+                before.iter().zip(source).map(|(t, s)| t + 0.25 * (s - t)).collect()
+            };
+            let expected = match agent.progress.grad_steps % 3 {
+                0 => (followed(&before.0, &agent.policy.params), followed(&before.1, &td3.critics.params)),
+                _ => before,
+            };
+            assert_eq!((&td3.policy_target, &td3.critics.target), (&expected.0, &expected.1));
+        }
+        assert_eq!(steps, [0, 0, 1, 1, 1, 2]);
     }
 }

@@ -72,6 +72,7 @@ fn rows_become_transitions_by_d4rls_rule_and_by_ours() {
 flags = dict(terminals=np.array([0,0,1,0,0,0], bool), timeouts=np.array([0,0,0,0,1,0], bool))
 write('six', 6, **flags)
 write('six_next', 6, next_observations=np.array([[1],[2],[np.nan],[4],[50],[60]], 'f4'), **flags)
+write('four_next', 4, next_observations=np.array([[1],[20],[3],[4]], 'f4'))
 write('seven', 7, timeouts=None)
 write('stub', 4, rewards=np.array([-1, -1, -1, 0], 'f4'), timeouts=np.array([0, 0, 1, 0], bool))
 write('seven_done', 7, timeouts=None, terminals=np.array([1,0,0,0,0,0,0], bool))
@@ -94,6 +95,11 @@ write('seven_done', 7, timeouts=None, terminals=np.array([1,0,0,0,0,0,0], bool))
     assert_eq!(rows(&data).1, [1.0, 2.0, 2.0, 4.0, 50.0, 60.0]);
     let spans: Vec<_> = data.spans.iter().map(|s| (s.start, s.len, s.reward, s.terminated, s.truncated)).collect();
     assert_eq!(spans, [(0, 3, 33.0, true, false), (3, 2, 27.0, false, true), (5, 1, 15.0, false, false)]);
+    // An episode that was cut without a flag ends where the next row is not its successor.
+    let data = load(&config(&place, "four_next", Conversion::Own));
+    assert_eq!(data.spans.iter().map(|s| (s.start, s.len)).collect::<Vec<_>>(), [(0, 2), (2, 2)]);
+    // Users of D4RL close an episode at a terminal row.
+    assert_eq!(load(&config(&place, "six", Conversion::D4rl)).returns_by_d4rl(), [33.0]);
 
     // The best episode is one of a single row that is no transition; the next one counts.
     let data = load(&config(&place, "stub", Conversion::Own));

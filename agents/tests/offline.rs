@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use bregman_agents::bc::{Bc, BcConfig};
-use bregman_agents::dataset::{Block, D4rlWriter, DatasetConfig, MinariInfo, MinariWriter};
+use bregman_agents::box_policy::BoxPolicyShape;
+use bregman_agents::dataset::{Batch, Block, D4rlWriter, DatasetConfig, MinariInfo, MinariWriter};
 use bregman_agents::iql::{Iql, IqlConfig};
-use bregman_agents::learner::{Budget, DataSource, EvalRequest, Learner, Setup, Snapshot};
+use bregman_agents::learner::{Budget, DataSource, EvalRequest, LearnError, Learner, Setup, Snapshot};
 use bregman_agents::nn::Precision;
 use bregman_agents::odice::{GradientRule, Odice, OdiceConfig, PolicyWeight};
-use bregman_agents::offline::{Offline, OfflineConfig, OfflineUpdate, RewardScale};
+use bregman_agents::offline::{Means, Offline, OfflineAgent, OfflineConfig, OfflineUpdate, RewardScale};
 use bregman_agents::registry::AgentRegistry;
 use bregman_agents::td3_bc::{Td3Bc, Td3BcConfig};
 use bregman_envs::EnvConfig;
@@ -30,6 +31,9 @@ fn folder() -> &'static PathBuf {
         writer.finish(None, &[]).expect("writable");
         let mut writer = D4rlWriter::create(&folder.join("immense.hdf5"), 1, 1, Dtype::F64).expect("writable");
         writer.push(&Block { action: vec![1e30; 201], ..bandit() }).expect("writable");
+        writer.finish(None, &[]).expect("writable");
+        let mut writer = D4rlWriter::create(&folder.join("steps.hdf5"), 1, 1, Dtype::F64).expect("writable");
+        writer.push(&steps()).expect("writable");
         writer.finish(None, &[]).expect("writable");
         let mut writer = MinariWriter::create(&folder.join("pendulum-v0"), 3, 1, Dtype::F64).expect("writable");
         writer.push(&pendulum()).expect("writable");
@@ -51,6 +55,20 @@ fn bandit() -> Block {
         terminated: vec![true; n],
         truncated: vec![false; n],
         last: vec![true; n],
+    }
+}
+
+/// Three episodes of one step, from 0, 2 and 4 up by 2, with rewards 0, 2 and 5: the first is cut, the others end.
+fn steps() -> Block {
+    Block {
+        obs: vec![0.0, 2.0, 4.0],
+        next_obs: vec![2.0, 4.0, 6.0],
+        action: vec![0.0; 3],
+        reward: vec![0.0, 2.0, 5.0],
+        known: vec![true; 3],
+        terminated: vec![false, true, true],
+        truncated: vec![true, false, false],
+        last: vec![true; 3],
     }
 }
 
@@ -216,6 +234,61 @@ fn imitation_leaves_rewards_out() {
     let (demonstrated, rewarded) = (run(true), run(false));
     assert!((demonstrated - 1.0).abs() < 0.05, "{demonstrated}");
     assert!((rewarded - weighted).abs() < 0.05 && weighted > 1.15, "{rewarded}, and {weighted} is right");
+}
+
+/// Keeps the minibatches that it is given.
+#[derive(Default)]
+struct Recorder(Vec<Batch>);
+
+impl OfflineUpdate for Recorder {
+    fn update(&mut self, _: &mut OfflineAgent, batch: &Batch, _: &mut Means) -> Result<(), LearnError> {
+        self.0.push(batch.clone());
+        Ok(())
+    }
+
+    fn save(&self, _: &mut Snapshot) {}
+
+    fn load(&mut self, _: &Snapshot) -> Result<(), LearnError> {
+        Ok(())
+    }
+}
+
+/// What an algorithm sees of [`steps`]: observation, successor and reward of every row drawn, in the order of observations.
+fn seen(reward_scale: RewardScale, normalize_obs: bool) -> Vec<[f32; 3]> {
+    let common =
+        OfflineConfig { batch_size: 50, updates_per_iteration: 2, reward_scale, normalize_obs, ..Default::default() };
+    let (hidden_sizes, device): (&[usize], _) = (&[4], Default::default());
+    let shape = BoxPolicyShape { hidden_sizes, squash: false, stochastic: false, precision: Precision::F32, device };
+    let setup = setup("steps.hdf5", "bandit", 1, 2);
+    let mut agent = Offline::new(common, &shape, &setup, |_, _, _, _| Recorder::default()).expect("it fits");
+    agent.step().expect("there is nothing to go wrong");
+    let batches = agent.algorithm().0.iter();
+    let rows = batches.flat_map(|b| (0..b.len()).map(|i| [b.obs[i], b.next_obs[i], b.reward[i]]));
+    let mut rows: Vec<[f32; 3]> = rows.collect();
+    assert_eq!(rows.len(), 100);
+    rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    rows.dedup();
+    rows
+}
+
+#[test]
+fn observations_are_divided_by_the_deviation_and_a_thousandth() {
+    assert_eq!(seen(RewardScale::None, false), [[0.0, 2.0, 0.0], [2.0, 4.0, 2.0], [4.0, 6.0, 5.0]]);
+    // The mean is 2 and the deviation √(8/3) = 1.632993, of successors too.
+    let expected = [[-1.223_995_3, 0.0, 0.0], [0.0, 1.223_995_3, 2.0], [1.223_995_3, 2.447_990_6, 5.0]];
+    let found = seen(RewardScale::None, true);
+    assert!(found.iter().flatten().zip(expected.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+}
+
+#[test]
+fn rewards_are_scaled_as_the_setting_says() {
+    let rewards = |reward_scale| seen(reward_scale, false).iter().map(|row| row[2]).collect::<Vec<f32>>();
+    // Episodes are worth 0, 2 and 5; users of D4RL, who go by terminal rows alone, find 0 + 2 and 5.
+    assert_eq!(rewards(RewardScale::Range), [0.0, 400.0, 1000.0]);
+    let by_d4rl = rewards(RewardScale::RangeD4rl);
+    assert!(by_d4rl.iter().zip([0.0, 2000.0 / 3.0, 5000.0 / 3.0]).all(|(a, b)| (a - b).abs() < 1e-3), "{by_d4rl:?}");
+    assert_eq!(rewards(RewardScale::Antmaze), [-3.0, 0.0, 0.0]);
+    assert_eq!(rewards(RewardScale::AntmazeIql), [-1.0, 1.0, 4.0]);
 }
 
 #[test]
