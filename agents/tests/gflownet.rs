@@ -1,12 +1,14 @@
 //! GFlowNets as learners: what they reach, what they save, and what they refuse.
 
+use bregman_agents::gflownet::agents::SubtbConfig;
 use bregman_agents::gflownet::learner::{Gflownet, LogZ};
 use bregman_agents::gflownet::objective::Objective;
 use bregman_agents::gflownet::replay::ReplayKind;
 use bregman_agents::gflownet::sampler::BackwardPolicy;
 use bregman_agents::gflownet::settings::GflownetConfig;
 use bregman_agents::gflownet::soft_dqn::{SoftDqn, SoftDqnConfig};
-use bregman_agents::learner::{Budget, EvalRequest, LearnError, Learner, Setup};
+use bregman_agents::learner::{Array, Budget, EvalRequest, LearnError, Learner, Setup};
+use bregman_agents::registry::AgentConfig;
 use bregman_envs::world::{World, WorldConfig, WorldEntry, WorldSpec};
 use bregman_envs::{EnvConfig, EnvError, Registry};
 use documented::DocumentedFields;
@@ -124,6 +126,7 @@ fn trajectory_balance_reaches_the_distribution_of_a_grid() {
     assert_eq!(number("eval/tv"), 0.5 * number("eval/l1"));
     // 2000 samples of the target itself are 0.11 away.
     assert!((number("eval/empirical_l1") - number("eval/l1_floor")).abs() < 0.05, "{}", number("eval/empirical_l1"));
+    assert!((number("eval/log_z_is") - 22.4f64.ln()).abs() < 0.02, "{}", number("eval/log_z_is"));
     assert!(number("eval/elbo") < 22.4f64.ln() + 0.02 && number("eval/eubo") > 22.4f64.ln() - 0.02);
     assert_eq!(number("eval/modes"), 4.0);
 }
@@ -278,20 +281,63 @@ fn replay_and_local_search_leave_the_target_where_it_is() {
 #[test]
 fn samples_come_with_their_probability() {
     // In a tree one backward trajectory knows it exactly.
-    let config = GflownetConfig { test_paths: 1, ..small() };
-    let mut learner = Gflownet::new(config, TB, LOG_Z, &setup("strings_of_two", "")).expect("it suits");
-    let exact = {
-        let (graph, p) = learner.distribution().expect("seven states");
-        let objects = graph.objects().map(|object| object.to_vec());
-        objects.zip(p).map(|(object, p)| (format!("{} {} 2", object[0], object[1]), p)).collect::<Vec<_>>()
-    };
-    let drawn = learner.sample(50, 1).expect("finite").expect("it builds objects");
-    assert_eq!(drawn.len(), 50);
-    for object in &drawn {
-        let (_, p) = exact.iter().find(|(text, _)| *text == object.object).expect("an object");
-        assert!((object.log_prob - p.ln()).abs() < 1e-5, "{object:?} {p}");
+    for test_paths in [1, 10] {
+        let config = GflownetConfig { test_paths, ..small() };
+        let mut learner = Gflownet::new(config, TB, LOG_Z, &setup("strings_of_two", "")).expect("it suits");
+        let exact = {
+            let (graph, p) = learner.distribution().expect("seven states");
+            let objects = graph.objects().map(|object| object.to_vec());
+            objects.zip(p).map(|(object, p)| (format!("{} {} 2", object[0], object[1]), p)).collect::<Vec<_>>()
+        };
+        let drawn = learner.sample(50, 1).expect("finite").expect("it builds objects");
+        assert_eq!(drawn.len(), 50);
+        for object in &drawn {
+            let (_, p) = exact.iter().find(|(text, _)| *text == object.object).expect("an object");
+            assert!((object.log_prob - p.ln()).abs() < 1e-5, "{object:?} {p}");
+        }
+        assert_eq!(drawn, learner.sample(50, 1).expect("finite").expect("it builds objects"));
     }
-    assert_eq!(drawn, learner.sample(50, 1).expect("finite").expect("it builds objects"));
+}
+
+#[test]
+fn mean_rewards_are_compared_with_the_targets() {
+    // Rewards 1 to 4: a uniform policy earns 2.5, R/Z earns 30/10.
+    let mut learner = Gflownet::new(small(), TB, LOG_Z, &setup("strings_of_two", "")).expect("it suits");
+    let mut snapshot = learner.save();
+    let Some(Array::F32(params)) = snapshot.arrays.get_mut("params") else { panic!("no parameters") };
+    params.fill(0.0);
+    learner.load(&snapshot).expect("its own shapes");
+    let judged = learner.evaluate(&request(20_000)).expect("it suits");
+    let error = judged.metrics.get("eval/reward_error").expect("it is known");
+    assert!((error - 0.5 / 3.0).abs() < 4.0 * 1.12 / 3.0 / 20_000f64.sqrt(), "{error}");
+}
+
+#[test]
+fn sub_trajectories_weigh_as_the_setting_says() {
+    let after = |mut learner: Box<dyn Learner>| {
+        learner.step().expect("finite numbers");
+        learner.policy()
+    };
+    let by_table = |lambda: f64| {
+        let config = SubtbConfig { common: small(), lambda, forward_looking: false };
+        after(config.build(&setup("strings_of_two", "")).expect("it suits"))
+    };
+    let objective = Objective::SubTrajectoryBalance { lambda: 2.0, forward_looking: false };
+    let by_hand = Gflownet::new(small(), objective, LogZ::default(), &setup("strings_of_two", "")).expect("it suits");
+    assert!(by_table(2.0) == after(Box::new(by_hand)) && by_table(2.0) != by_table(0.5));
+}
+
+#[test]
+fn soft_q_learning_draws_by_errors_and_its_weights_rise_to_1() {
+    let config =
+        SoftDqnConfig { hidden_sizes: vec![8], priority: 0.6, importance: 0.4, log_every: 500, ..Default::default() };
+    let mut learner = SoftDqn::new(config, &setup("strings_of_two", "")).expect("it suits");
+    assert_eq!(learner.importance(), 0.4);
+    learner.step().expect("finite numbers");
+    assert!((learner.importance() - 0.7).abs() < 1e-12);
+    let saved = learner.save();
+    let Some(Array::F64(priorities)) = saved.arrays.get("replay_priorities") else { panic!("no priorities") };
+    assert!(priorities[..100].iter().any(|&p| p != 1.0), "{:?}", &priorities[..100]);
 }
 
 #[test]

@@ -139,3 +139,22 @@ impl Sums {
         Report { metrics, episodes, ..Default::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bregman_envs::world::{HyperGrid, HyperGridConfig};
+
+    use super::*;
+
+    #[test]
+    fn the_hundred_best_different_objects_are_kept() {
+        let grid = HyperGrid::new(HyperGridConfig { height: 200, ..Default::default() }).expect("a grid");
+        let mut discoveries = Discoveries::new(Arc::new(grid));
+        // ln R from 1 to 150, each twice, the best neither first nor last.
+        for i in (75..150).chain(0..75).flat_map(|i| [i, i]) {
+            discoveries.add(&[i, 0, 1], f64::from(i + 1));
+        }
+        let kept: Vec<f64> = discoveries.best.iter().map(|(log_reward, _)| *log_reward).collect();
+        assert_eq!(kept, (51..=150).rev().map(f64::from).collect::<Vec<_>>());
+    }
+}

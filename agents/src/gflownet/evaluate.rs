@@ -297,7 +297,28 @@ fn pearson(x: &[f64], y: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use bregman_envs::world::SetWorld;
+
     use super::*;
+
+    #[test]
+    fn marginals_are_off_by_a_deviation_of_exact_samples() {
+        // 55 of 100 sets hold the first pair and 45 the second, where half of each is expected: z = ±1, and ±2 for 400.
+        let world = Arc::new(SetWorld::new(vec![0.0; 4], 2));
+        let judge = Judge::new(world.clone(), 0, 0, 1);
+        let mut state = vec![0; world.spec().state_len];
+        let mut pair = |elements: [usize; 2]| {
+            world.initial(&mut state);
+            elements.into_iter().for_each(|element| drop(world.apply(&mut state, element)));
+            state.clone()
+        };
+        let (first, second) = (pair([0, 1]), pair([2, 3]));
+        for (times, z) in [(1, 1.0), (4, 2.0)] {
+            let objects = [first.repeat(55 * times), second.repeat(45 * times)].concat();
+            let found = judge.marginal_error(&[0.5; 4], &objects, 100 * times);
+            assert!((found - z).abs() < 1e-12, "{found}");
+        }
+    }
 
     #[test]
     fn ranks_and_correlations_by_hand() {

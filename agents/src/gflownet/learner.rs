@@ -211,6 +211,10 @@ impl Gflownet {
         self.config.epsilon * if self.config.anneal_epsilon { self.left() } else { 1.0 }
     }
 
+    fn behaviour(&self) -> Behaviour {
+        Behaviour { epsilon: self.epsilon(), temperature: self.config.temperature }
+    }
+
     fn learning_rate(&self) -> f64 {
         if self.config.anneal_lr { self.left() } else { 1.0 }
     }
@@ -221,7 +225,7 @@ impl Gflownet {
         let wanted = self.config.replayed();
         let again = if self.replay.len() >= wanted && !self.replay.is_empty() { wanted } else { 0 };
         let fresh = count - again;
-        let behaviour = Behaviour { epsilon: self.epsilon(), temperature: self.config.temperature };
+        let behaviour = self.behaviour();
         let (sampler, params) = (&mut self.sampler, &self.params);
         sampler.begin(count);
         if self.config.replay == ReplayKind::Trajectories {
@@ -406,5 +410,93 @@ impl Learner for Gflownet {
         snapshot.put("params", Array::F32(self.params.clone()));
         snapshot.put("log_z", Array::F32(self.log_z.to_vec()));
         snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bregman_envs::EnvConfig;
+
+    use super::*;
+    use crate::learner::Budget;
+
+    const TB: Objective = Objective::TrajectoryBalance;
+
+    fn setup() -> Setup {
+        Setup {
+            seed: 3,
+            threads: 1,
+            device: Default::default(),
+            env: EnvConfig::world("hyper_grid", Default::default(), &[]),
+            envs: Default::default(),
+            dataset: None,
+            budget: Budget::GradSteps(1000),
+            histograms: false,
+        }
+    }
+
+    fn small(objective: Objective, log_z: LogZ, change: impl FnOnce(&mut GflownetConfig)) -> Gflownet {
+        let mut config = GflownetConfig { hidden_sizes: vec![8], log_every: 1, ..Default::default() };
+        change(&mut config);
+        Gflownet::new(config, objective, log_z, &setup()).expect("it suits")
+    }
+
+    #[test]
+    fn log_z_of_networks_that_say_0() {
+        // R(0, 0) = 0.6, and three ways lead on, of which one is the exit.
+        for (objective, log_z) in [
+            (Objective::DetailedBalance { forward_looking: false }, 0.0),
+            (Objective::DetailedBalance { forward_looking: true }, 0.6f64.ln()),
+            (Objective::SubTrajectoryBalance { lambda: 0.9, forward_looking: true }, 0.6f64.ln()),
+            (Objective::ModifiedDetailedBalance, 1.8f64.ln()),
+            (Objective::FlowMatching, 3f64.ln()),
+        ] {
+            let mut learner = small(objective, LogZ::default(), |_| ());
+            learner.params.fill(0.0);
+            let found = learner.log_z();
+            assert!((found - log_z).abs() < 1e-6, "{objective:?}: {found} is not {log_z}");
+        }
+    }
+
+    #[test]
+    fn log_z_starts_where_it_is_said_or_at_the_mean_of_the_first_batch() {
+        let after = |objective, init| {
+            let mut learner = small(objective, LogZ { learning_rate: 0.1, init }, |_| ());
+            learner.step().expect("finite numbers");
+            learner.log_z()
+        };
+        // VarGrad says what the mean ζ is, where the loss has no slope in ln Z. From elsewhere Adam's first step is the step size.
+        let (mean, from_7) = (after(Objective::LogPartitionVariance, None), after(TB, Some(7.0)));
+        assert!(((from_7 - 7.0).abs() - 0.1).abs() < 1e-5, "{from_7}");
+        assert!((after(TB, None) - mean).abs() < 0.101 && mean > 1.0, "{} {mean}", after(TB, None));
+        assert_eq!(small(TB, LogZ { learning_rate: 0.1, init: Some(7.0) }, |_| ()).log_z(), 7.0);
+    }
+
+    #[test]
+    fn exploration_follows_the_settings() {
+        let behaviour = |anneal_epsilon| {
+            let explore = |config: &mut GflownetConfig| {
+                (config.epsilon, config.temperature, config.anneal_epsilon) = (0.4, 2.0, anneal_epsilon);
+            };
+            let mut learner = small(TB, LogZ::default(), explore);
+            learner.progress.grad_steps = 500;
+            let Behaviour { epsilon, temperature } = learner.behaviour();
+            (epsilon, temperature)
+        };
+        assert_eq!((behaviour(false), behaviour(true)), ((0.4, 2.0), (0.2, 2.0)));
+    }
+
+    #[test]
+    fn the_gradient_is_clipped_before_the_step() {
+        let moved = |max_grad_norm| {
+            // Adam's ε is far above a clipped gradient and far below another.
+            let clip = |config: &mut GflownetConfig| (config.max_grad_norm, config.adam_eps) = (max_grad_norm, 1e-6);
+            let mut learner = small(TB, LogZ::default(), clip);
+            let before = learner.params.clone();
+            learner.step().expect("finite numbers");
+            let rate = learner.config.learning_rate as f32;
+            before.iter().zip(&learner.params).map(|(a, b)| (a - b).abs() / rate).fold(0.0, f32::max)
+        };
+        assert!(moved(Some(1e-9)) < 0.01 && moved(None) > 0.9, "{} {}", moved(Some(1e-9)), moved(None));
     }
 }

@@ -244,6 +244,11 @@ impl SoftDqn {
         self.config.epsilon * if self.config.anneal_epsilon { self.left() } else { 1.0 }
     }
 
+    /// From the setting to 1 over the budget.
+    pub fn importance(&self) -> f64 {
+        self.config.importance + (1.0 - self.config.importance) * (1.0 - self.left())
+    }
+
     fn learning_rate(&self) -> f64 {
         self.config.learning_rate * if self.config.anneal_lr { self.left() } else { 1.0 }
     }
@@ -276,9 +281,7 @@ impl SoftDqn {
 
     /// One optimiser step on a minibatch.
     fn update(&mut self, sums: &mut Sums) -> Result<(), LearnError> {
-        let spent = self.setup.budget.spent(&self.progress);
-        let importance = self.config.importance + (1.0 - self.config.importance) * spent;
-        self.replay.draw(importance, &mut self.rng, &mut self.batch);
+        self.replay.draw(self.importance(), &mut self.rng, &mut self.batch);
         let bellman = self.config.bellman();
         let networks = [(&mut self.sampler.pass, &self.params[..]), (&mut self.target_pass, &self.target[..])];
         let loss = loss(networks, &bellman, &mut self.batch);

@@ -585,6 +585,20 @@ fn paths_are_equally_probable_under_maximum_entropy() {
 }
 
 #[test]
+fn ways_back_are_drawn_by_the_paths_that_lead_there() {
+    // To (2,1) lead two paths by (1,1) and one by (2,0): even among paths, or even among parents.
+    for (policy, by_dimension_0) in [(BackwardPolicy::MaxEntropy, 2.0 / 3.0), (BackwardPolicy::Uniform, 0.5)] {
+        let mut bench = Bench::new(Arc::new(grid4()), TB, policy, &[]);
+        let (mut rng, mut count) = (NumpyRng::new(3), 0);
+        for _ in 0..250 {
+            bench.sampler.sample_backward(&bench.params, &[2, 1, 1].repeat(16), &mut rng).expect("a sound world");
+            count += (0..16).filter(|&b| bench.sampler.batch.actions(b)[2] == 0).count();
+        }
+        close(count as f64 / 4000.0, by_dimension_0, 4.0 * (0.25f64 / 4000.0).sqrt());
+    }
+}
+
+#[test]
 fn the_rewards_scale_moves_log_z_alone() {
     // (R0, R1, R2) times 5: the policy stays exact, ln Z grows by ln 5.
     let scaled = HyperGridConfig { height: 4, r0: 0.5, r1: 2.5, r2: 10.0, ..Default::default() };
@@ -638,6 +652,21 @@ fn cutting_keeps_at_least_one_transition_and_only_as_often_as_said() {
         assert!(bench.sampler.batch.len.iter().all(|&len| len >= 1));
     }
     close(f64::from(cut as u32) / 4000.0, 0.25, 4.0 * (0.25f64 * 0.75 / 4000.0).sqrt());
+}
+
+#[test]
+fn a_cut_leaves_any_part_of_a_trajectory() {
+    // Of 20 transitions 1 to 19 are left: 10 in the mean, with a deviation of 5.5.
+    let mut bench = Bench::new(Arc::new(SetWorld::sized(SetSize::Small)), FL_DB, BackwardPolicy::Uniform, &[]);
+    let (mut rng, mut counts) = (NumpyRng::new(2), [0u32; 21]);
+    for _ in 0..250 {
+        bench.sampler.sample(&bench.params, 16, Behaviour::POLICY, &mut rng).expect("a sound world");
+        bench.sampler.cut(16, 1.0, &mut rng);
+        bench.sampler.batch.len.iter().for_each(|&len| counts[len] += 1);
+    }
+    assert!(counts[0] == 0 && counts[20] == 0 && counts[1..20].iter().all(|&n| n > 120), "{counts:?}");
+    let sum: u32 = (0..21).map(|len| len * counts[len as usize]).sum();
+    close(f64::from(sum) / 4000.0, 10.0, 0.35);
 }
 
 /// L1 distance and error of ln Z after `steps` optimiser steps from zero: on-policy batches of 16, Adam at 0.05, ln Z at 0.1.

@@ -110,6 +110,24 @@ fn large_errors_count_by_their_size_and_ends_by_their_weight() {
 }
 
 #[test]
+fn rows_count_by_their_weights() {
+    let mut bench = bench(Arc::new(Diamond::new()), &[]);
+    let mut target = target_pass(&bench);
+    let mut batch = diamond_batch(&mut bench);
+    let mut at = |weight: f32| {
+        batch.weight.fill(weight);
+        let loss = evaluate(&mut bench, &mut target, &bellman(0.0), &mut batch);
+        let mut grad = vec![0.0; bench.params.len()];
+        bench.sampler.pass.backward(&bench.params, &mut grad);
+        (loss, grad)
+    };
+    let (whole, quarter) = (at(1.0), at(0.25));
+    close(quarter.0, whole.0 / 4.0, 1e-12);
+    whole.1.iter().zip(&quarter.1).for_each(|(whole, quarter)| close(*quarter, whole / 4.0, 1e-12));
+    assert!(whole.0 > 0.1 && whole.1.iter().any(|g| g.abs() > 1e-2));
+}
+
+#[test]
 fn the_gradient_is_that_of_small_changes() {
     for alpha in [0.0, 0.15] {
         let mut bench = bench(Arc::new(grid4()), &[5]);
