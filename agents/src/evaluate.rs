@@ -8,8 +8,11 @@ use crate::learner::{EvalRequest, Evaluation, LearnError, Setup};
 use crate::rollout::Act;
 use crate::workers::Workers;
 
+/// Where an episode is cut that nothing else ends: an evaluation must end.
+const ENDLESS: u32 = 100_000;
+
 /// Runs `request.episodes` episodes, episode `j` on a fresh stream from `request.seed + j`, on environments made for
-/// the purpose.
+/// the purpose. Without any time limit an episode is cut, with a warning, after 100,000 steps.
 pub fn evaluate<P: Act>(
     policy: &P,
     setup: &Setup,
@@ -19,10 +22,12 @@ pub fn evaluate<P: Act>(
     let mut config = setup.env.clone();
     config.max_episode_steps = request.max_episode_steps.or(config.max_episode_steps);
     let first = setup.envs.make(&config)?;
+    let endless = first.spec().max_episode_steps.is_none();
+    let limit = if endless { ENDLESS } else { u32::MAX };
     let indices = 0..u64::from(request.episodes);
     let episodes: Result<Vec<_>, EnvError> = if workers.parallel() && first.spec().parallel {
         let run = |j: u64| {
-            let (episode, mut env) = episode(policy, setup.envs.make(&config)?, request, j)?;
+            let (episode, mut env) = episode(policy, setup.envs.make(&config)?, request, j, limit)?;
             Ok((episode, env.take_warning()))
         };
         workers.run(|| indices.into_par_iter().map(run).collect())
@@ -34,7 +39,7 @@ pub fn evaluate<P: Act>(
                     Some(env) => env,
                     None => setup.envs.make(&config)?,
                 };
-                let (episode, mut used) = episode(policy, next, request, j)?;
+                let (episode, mut used) = episode(policy, next, request, j, limit)?;
                 let warning = used.take_warning();
                 env = Some(used);
                 Ok((episode, warning))
@@ -44,7 +49,12 @@ pub fn evaluate<P: Act>(
     let (episodes, warnings): (Vec<Episode>, Vec<_>) = episodes?.into_iter().unzip();
     // Only the first counts: an environment that plays several episodes warns once, as several that play one each do not.
     let warned = warnings.into_iter().enumerate().find_map(|(j, warning)| Some((j, warning?)));
-    let warning = warned.map(|(j, warning)| format!("evaluation episode {j}: {warning}"));
+    let cut = episodes.iter().position(|episode| episode.length == limit);
+    let cut = cut.map(|j| {
+        let id = &setup.env.id;
+        (j, format!("cut after {ENDLESS} steps, because {id} has no time limit: `eval.max_episode_steps` sets one"))
+    });
+    let warning = warned.or(cut).map(|(j, warning)| format!("evaluation episode {j}: {warning}"));
     Ok(Evaluation { episodes, warning, ..Default::default() })
 }
 
@@ -101,18 +111,20 @@ pub fn play<P: Act>(
     Ok(())
 }
 
-/// One episode from its own seed; gives the environment back.
+/// One episode from its own seed, of at most `limit` steps; gives the environment back.
 fn episode<P: Act>(
     policy: &P,
     env: Box<dyn Env>,
     request: &EvalRequest,
     index: u64,
+    limit: u32,
 ) -> Result<(Episode, Box<dyn Env>), EnvError> {
     let mut lane = Lane::new(index as usize, env, request.seed.wrapping_add(index))?;
     let (obs_dim, action_len) = (lane.obs().len(), lane.env().spec().action_space.row_len());
     let (mut seen, mut next_obs, mut action) = (vec![0.0; obs_dim], vec![0.0; obs_dim], vec![0.0; action_len]);
     let mut rng = Seed(request.seed).stream("evaluation", index);
     let mut scratch = P::Scratch::default();
+    let mut so_far = Episode { lane: index as usize, reward: 0.0, length: 0 };
     loop {
         policy.see(lane.obs(), &mut seen);
         if request.stochastic {
@@ -121,7 +133,11 @@ fn episode<P: Act>(
             policy.mode(&seen, &mut scratch, &mut action);
         }
         policy.bound(&mut action);
-        if let Some(episode) = lane.step(&action, &mut next_obs)?.finished {
+        let step = lane.step(&action, &mut next_obs)?;
+        so_far.reward += step.outcome.reward;
+        so_far.length += 1;
+        let cut = (so_far.length == limit).then_some(so_far);
+        if let Some(episode) = step.finished.or(cut) {
             return Ok((episode, lane.into_env()));
         }
     }

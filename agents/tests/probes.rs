@@ -5,7 +5,7 @@ mod common;
 use bregman_agents::critics::{Judge, TwinCritics};
 use bregman_agents::fma_pg::{Divergence, FmaPg, FmaPgConfig, Representation};
 use bregman_agents::inner::{InnerConfig, InnerOptimizer};
-use bregman_agents::learner::{Budget, LearnError, Learner, Setup};
+use bregman_agents::learner::{Budget, EvalRequest, LearnError, Learner, Setup};
 use bregman_agents::mdpo::{Mdpo, MdpoConfig, StepSizeSchedule};
 use bregman_agents::mdpo_off::{CriticForm, MdpoOff, MdpoOffConfig};
 use bregman_agents::off_policy::{self, OffPolicy, OffPolicyConfig};
@@ -36,6 +36,20 @@ fn trained(id: &str, gamma: f64, iterations: usize, change: fn(&mut PpoConfig)) 
 fn value<U: Update>(agent: &OnPolicy<U>, obs: f64, expected: f32) {
     let value = agent.model().value_of(&[obs]);
     assert!((value - expected).abs() < 0.05 * expected.abs().max(1.0), "V({obs}) = {value}, not {expected}");
+}
+
+#[test]
+fn an_evaluation_ends_where_nothing_ends_its_episodes() {
+    let request = EvalRequest { episodes: 2, stochastic: false, seed: 1, max_episode_steps: None };
+    let evaluation = trained("unending", 0.9, 1, |_| ()).evaluate(&request).expect("it evaluates");
+    let episodes: Vec<(f64, u32)> =
+        evaluation.episodes.iter().map(|episode| (episode.reward, episode.length)).collect();
+    assert_eq!(episodes, [(1e5, 100_000); 2]);
+    let sentence = "evaluation episode 0: cut after 100000 steps, because unending has no time limit: \
+                    `eval.max_episode_steps` sets one";
+    assert_eq!(evaluation.warning.as_deref(), Some(sentence));
+    let evaluation = trained("endless", 0.9, 1, |_| ()).evaluate(&request).expect("it evaluates");
+    assert_eq!((evaluation.episodes[0].length, evaluation.warning), (5, None));
 }
 
 #[test]

@@ -121,6 +121,9 @@ pub fn probes() -> Registry {
     add("action", "one step, reward 1 for action 1 and −1 for action 0", |c| {
         Ok(probe(c, choice(), |_| 0.0, |_, action, _| (0.0, ends(if action == 1.0 { 1.0 } else { -1.0 }))))
     });
+    add("unending", "reward 1 for ever", |c| {
+        Ok(probe(c, choice(), |_| 0.0, |_, _, _| (0.0, Outcome { reward: 1.0, terminated: false, truncated: false })))
+    });
     add("product", "one step, the action's sign (−1 for 0) times the observation", |c| {
         Ok(probe(c, choice(), alternating, |obs, action, _| (obs, ends(if action == 1.0 { obs } else { -obs }))))
     });
