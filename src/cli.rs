@@ -228,11 +228,12 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
     if args.episodes == Some(0) {
         bad_input!("`--episodes 0`: at least 1");
     }
+    if args.video.is_some() && run.env.is_world() {
+        bad_input!("`--video`: objects built in {} cannot be filmed; `bregman sample` writes them", run.env.id);
+    }
     let mut episodes = args.episodes;
     if let Some(video) = &args.video {
-        if let Some(folder) = video.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| BadInput(format!("{}: {e}", video.display())))?;
-        }
+        check_video(video)?;
         check_renderer()?;
         // The learner has its own environments by now; those of the evaluation are made from here on.
         bregman.envs.film(video);
@@ -277,6 +278,22 @@ fn eval(args: &EvalArgs, bregman: &Bregman) -> Result<()> {
         "{}, {} steps trained: {mean:.1} ± {std:.1} over {episodes} length {len:.0}{score}\n{video}",
         run.env.id, steps
     ))
+}
+
+/// Refuses a file that no film can be written to, before there is one; makes its folder.
+fn check_video(video: &Path) -> Result<()> {
+    let at = video.display();
+    let ending = video.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if !["gif", "mp4"].contains(&ending.as_str()) {
+        bad_input!("`--video {at}`: a name that ends in .gif or .mp4");
+    }
+    let write = || {
+        std::fs::create_dir_all(video.parent().unwrap_or(Path::new("")))?;
+        let new = !video.exists();
+        std::fs::OpenOptions::new().append(true).create(true).open(video)?;
+        if new { std::fs::remove_file(video) } else { Ok(()) }
+    };
+    Ok(write().map_err(|e: std::io::Error| BadInput(format!("`--video {at}`: {e}")))?)
 }
 
 /// Refuses a renderer that MuJoCo does not know, at which its import would fail.

@@ -79,15 +79,17 @@ fn what_cannot_be_filmed_says_why() {
     assert_eq!(run(&place, "train run.toml --out r --set env.kwargs.drawable=false").0, 0);
     let refusal = |file: &str| {
         let (code, said) = run(&place, &format!("eval r --video {file}"));
-        assert_eq!(code, 1, "{said}");
-        assert!(!place.join(file).exists());
-        said
+        assert!(!place.join(file).is_file());
+        (code, said)
     };
-    assert_eq!(
-        refusal("r.gif"),
-        "error: filming into r.gif: environment `Drawn-v0`: it cannot be drawn: there is no brush"
-    );
-    assert!(refusal("r.webm").ends_with("the video r.webm should end in .gif or .mp4"));
+    let undrawn = "error: filming into r.gif: environment `Drawn-v0`: it cannot be drawn: there is no brush";
+    assert_eq!(refusal("r.gif"), (1, undrawn.into()));
+    assert_eq!(refusal("r.webm"), (2, "error: `--video r.webm`: a name that ends in .gif or .mp4".into()));
+    std::fs::create_dir_all(place.join("folder.gif")).expect("writable");
+    let (code, said) = refusal("folder.gif");
+    assert!(code == 2 && said.starts_with("error: `--video folder.gif`: Is a directory"), "{code} {said}");
+    let (code, said) = refusal("run.toml/r.gif");
+    assert!(code == 2 && said.starts_with("error: `--video run.toml/r.gif`: "), "{code} {said}");
     // Nothing draws where the module that loads EGL and OSMesa cannot be imported and the one for windows does nothing.
     std::fs::create_dir_all(place.join("blind")).expect("writable");
     std::fs::write(place.join("blind/OpenGL.py"), "raise ImportError").expect("writable");
