@@ -285,10 +285,11 @@ pub fn read(run: &Path, position: u64, part: Part) -> Result<(Manifest, Snapshot
     let file = place.join("learner.safetensors");
     ensure!(
         arrays.len() as u64 == expected.bytes,
-        "{} has {} bytes where {} belong: it was truncated",
+        "{} has {} bytes where {} belong: it was {}",
         file.display(),
         arrays.len(),
-        expected.bytes
+        expected.bytes,
+        if (arrays.len() as u64) < expected.bytes { "truncated" } else { "altered" }
     );
     ensure!(hash(&arrays) == *expected, "{} does not have the hash of its manifest: it was altered", file.display());
     let mut snapshot =

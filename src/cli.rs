@@ -164,7 +164,14 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
     let at = dir.display();
     if training.finished() {
         let unit = training.run_file().budget_unit();
-        note!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…");
+        match training.stopped_at() {
+            Some(goal) => {
+                note!(
+                    "the run in {at} ended early, at `eval.stop_at = {goal}`; another makes it go on: --set eval.stop_at=…"
+                )
+            }
+            None => note!("the run in {at} is finished; a larger budget makes it go on: --set budget.{unit}=…"),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     Ok(match training.train()? {
@@ -185,8 +192,17 @@ fn train(mut args: TrainArgs, bregman: &Bregman) -> Result<ExitCode> {
                     writeln!(text, "score, 0 at {random} and 100 at {expert}: last {last:.1}, best {best:.1}")?;
                 }
             }
+            if let (Some(goal), Some(last)) = (training.stopped_at(), training.last()) {
+                let written = Criterion::written(training.criterion(), last);
+                writeln!(text, "ended early: {written} meets `eval.stop_at = {goal}`")?;
+            }
             writeln!(text, "judge it:   bregman eval {at}")?;
-            writeln!(text, "look at it: .venv/bin/tensorboard --logdir {at}")?;
+            if training.run_file().env.is_world() {
+                writeln!(text, "sample it:  bregman sample {at}")?;
+            }
+            if training.run_file().observe.tensorboard {
+                writeln!(text, "look at it: .venv/bin/tensorboard --logdir {at}")?;
+            }
             print(&text)?;
             ExitCode::SUCCESS
         }
@@ -360,6 +376,9 @@ fn show(name: &str, bregman: &Bregman) -> Result<String> {
     let Some(agent) = bregman.agents.get(name) else {
         let mut known: Vec<&str> = bregman.agents.entries().map(|agent| agent.name).collect();
         known.extend(bregman.envs.worlds.entries().map(|world| world.name));
+        if bregman.envs.entries().any(|env| env.id == name) {
+            bad_input!("`{name}` is an environment: bregman env info {name}");
+        }
         let near = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
         bad_input!(
             "no agent or world is called `{name}`{}",

@@ -67,6 +67,11 @@ pub fn natural(text: &str) -> Vec<(String, u64)> {
 
 /// Counters at the end of a run's log; zeros where it has no row yet.
 pub fn progress(dir: &Path) -> Progress {
+    progress_before(dir, 0)
+}
+
+/// Counters of the row before the last `rows` of a run's log; zeros where there is none among the last of them.
+pub fn progress_before(dir: &Path, rows: usize) -> Progress {
     let read = || -> Option<Progress> {
         let mut file = File::open(dir.join("metrics.csv")).ok()?;
         let start = file.metadata().ok()?.len().saturating_sub(TAIL);
@@ -75,7 +80,7 @@ pub fn progress(dir: &Path) -> Progress {
         file.read_to_string(&mut tail).ok()?;
         // The last line may be half written.
         let whole = &tail[..tail.rfind('\n')?];
-        let mut counts = whole.lines().last()?.split(',').map(|cell| cell.parse::<u64>());
+        let mut counts = whole.lines().rev().nth(rows)?.split(',').map(|cell| cell.parse::<u64>());
         let mut next = || counts.next()?.ok();
         Some(Progress { iterations: next()?, env_steps: next()?, grad_steps: next()?, episodes: next()? })
     };

@@ -47,6 +47,9 @@ enum Format {
 
 /// Draws objects and writes them.
 pub fn sample(args: &SampleArgs, bregman: &Bregman) -> Result<()> {
+    if args.n == 0 {
+        bad_input!("`--n 0`: at least 1");
+    }
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build_to_judge(&run, bregman)?;
     train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;

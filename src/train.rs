@@ -169,7 +169,14 @@ pub fn read_run(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Run
 
 fn check_holds_run(dir: &Path) -> Result<()> {
     if !dir.join("run.toml").is_file() {
-        bad_input!("{} holds no run: there is no run.toml", dir.display());
+        let below = run_dir::find(dir).unwrap_or_default();
+        let names: Vec<String> = below.iter().take(3).map(|run| run.display().to_string()).collect();
+        let hint = match below.len() {
+            0 => String::new(),
+            1..=3 => format!("; below it are {}", names.join(", ")),
+            more => format!("; below it are {} and {} more", names.join(", "), more - 3),
+        };
+        bad_input!("{} holds no run: there is no run.toml{hint}", dir.display());
     }
     Ok(())
 }
@@ -230,7 +237,7 @@ impl Training {
         if dir.join("run.toml").exists() {
             let dir = dir.display();
             bad_input!(
-                "{dir} already holds a run: go on with it by --resume {dir}, or choose another place with --out"
+                "{dir} already holds a run: choose another place with --out, or go on with that run by --resume {dir}"
             );
         }
         let mut learner = build(&run, bregman)?;
@@ -251,7 +258,18 @@ impl Training {
         let storage = read_run(dir, patches, bregman).map_or(Storage::Auto, |run| run.buffer_storage());
         let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole(storage))? else {
             let run = read_run(dir, patches, bregman)?;
-            run.check_resumes(&read_run(dir, &[], bregman)?)?;
+            let before = read_run(dir, &[], bregman)?;
+            run.check_resumes(&before)?;
+            // A checkpoint follows the row that it falls due at: with a row after that there was one.
+            let (logged, every) = (run_dir::progress_before(dir, 1), before.checkpoint.every);
+            if run_dir::position(run.budget, &logged) >= every {
+                bad_input!(
+                    "{}: its checkpoints, one every {every} {}, are gone, and to begin anew would lose its logs: choose \
+                     another `--out`",
+                    dir.display(),
+                    run.budget_words()
+                );
+            }
             let mut learner = build(&run, bregman)?;
             prepare(&run, learner.as_mut(), bregman)?;
             checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
@@ -337,6 +355,11 @@ impl Training {
     /// Whether nothing is left to do.
     pub fn finished(&self) -> bool {
         self.state.stopped || self.run.budget.spent(&self.learner.progress()) >= 1.0
+    }
+
+    /// The evaluation from which the run was to end early, where it did.
+    pub fn stopped_at(&self) -> Option<f64> {
+        self.run.eval.stop_at.filter(|_| self.state.stopped)
     }
 
     /// Seconds over all sittings.

@@ -58,7 +58,10 @@ fn a_gpu_is_wanted_for_training_alone() {
 fn files_and_folders() {
     let place = folder("files");
     let (code, said) = run(&place, "train absent.toml");
-    assert_eq!((code, said.as_str()), (2, "error: absent.toml: No such file or directory (os error 2)"));
+    assert_eq!(
+        (code, said.as_str()),
+        (2, "error: absent.toml: No such file or directory (os error 2); `bregman list` names the presets")
+    );
     std::fs::write(place.join("broken.toml"), "seed = = 3").expect("writable");
     let (code, said) = run(&place, "train broken.toml");
     assert!(code == 2 && said.starts_with("error: broken.toml: TOML parse error at line 1"), "{said}");
@@ -72,7 +75,10 @@ fn files_and_folders() {
     assert_eq!((code, said.as_str()), (2, "error: nowhere holds no run: there is no run.toml"));
     assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=300").0, 0);
     let (code, said) = run(&place, "train run.toml --out r");
-    assert!(code == 2 && said.contains("r already holds a run: go on with it by --resume r"), "{said}");
+    assert!(code == 2 && said.contains("r already holds a run: choose another place with --out"), "{said}");
+    assert_eq!(run(&place, "train run.toml --out many/r --set budget.env_steps=300").0, 0);
+    let (code, said) = run(&place, "eval many");
+    assert_eq!((code, said.as_str()), (2, "error: many holds no run: there is no run.toml; below it are many/r"));
     let (code, said) = run(&place, "train --resume r --set agent.ppo.gamma=0.5");
     assert_eq!(code, 2);
     assert!(said.contains("`agent.ppo.gamma` was 0.99 and would be 0.5"), "{said}");

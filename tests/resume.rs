@@ -95,6 +95,37 @@ fn a_replay_buffer_on_disk_changes_no_byte_and_can_move_when_a_run_is_resumed() 
 }
 
 #[test]
+fn a_run_without_its_checkpoints_keeps_its_logs() {
+    let place = folder("no-checkpoints");
+    write(&place, PENDULUM);
+    run(&place, "train run.toml --out r --set budget.env_steps=1800");
+    let metrics = std::fs::read(place.join("r/metrics.csv")).expect("it is there");
+    std::fs::remove_dir_all(place.join("r/checkpoints")).expect("they are there");
+    let (code, said) = run(&place, "train --resume r");
+    assert_eq!(code, 2);
+    assert!(said.starts_with("error: r: its checkpoints, one every 900 environment steps, are gone"), "{said}");
+    assert_eq!(std::fs::read(place.join("r/metrics.csv")).expect("it is there"), metrics);
+    // Up to the row at which the first falls due there need not have been one.
+    let text = String::from_utf8(metrics).expect("text");
+    let rows: Vec<&str> = text.lines().take(4).collect();
+    assert!(rows[3].starts_with("3,900,"), "{rows:?}");
+    std::fs::write(place.join("r/metrics.csv"), rows.join("\n") + "\n").expect("writable");
+    let (code, said) = run(&place, "train --resume r");
+    assert!(code == 0 && said.contains("r has no checkpoint yet: the run starts from its beginning"), "{said}");
+}
+
+#[test]
+fn a_run_that_reached_its_goal_says_what_makes_it_go_on() {
+    let place = folder("goal");
+    write(&place, PENDULUM);
+    let (code, said) = run(&place, "train run.toml --out r --set eval.stop_at=-1e9");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = run(&place, "train --resume r --set budget.env_steps=24000");
+    assert_eq!(code, 0);
+    assert!(said.contains("ended early, at `eval.stop_at = -1000000000`; another makes it go on"), "{said}");
+}
+
+#[test]
 fn a_damaged_checkpoint_falls_back_to_the_one_before_it() {
     let place = folder("damage");
     write(&place, PENDULUM);

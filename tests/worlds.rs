@@ -132,7 +132,16 @@ fn the_best_evaluation_is_the_least_distance_and_is_named() {
     let cells = metrics.lines().skip(1).map(|line| line.split(',').nth(column.expect("a column")).expect("a cell"));
     let least = cells.filter_map(|cell| cell.parse::<f64>().ok()).fold(f64::INFINITY, f64::min);
     assert!(said.contains(&format!("best evaluation: L1 {least:.4} at ")), "{said}");
+    assert!(said.contains("sample it:  bregman sample r\n") && said.contains("tensorboard --logdir r"), "{said}");
+    let (code, said) = run(&place, "eval r --video a.gif");
+    let sentence = "error: `--video`: objects built in hyper_grid(height=6) cannot be filmed; `bregman sample` writes them";
+    assert_eq!((code, said.as_str()), (2, sentence));
+    let (code, said) = run(&place, "sample r --n 0");
+    assert_eq!((code, said.as_str()), (2, "error: `--n 0`: at least 1"));
     // Every L1 is at most 2: the first evaluation ends the run, which then counts as finished.
+    let said = told("train run.toml --out early --set eval.stop_at=2.0 --set observe.tensorboard=false");
+    assert!(said.contains("ended early: L1 0.") && said.contains(" meets `eval.stop_at = 2`"), "{said}");
+    assert!(!said.contains("tensorboard"), "{said}");
     let said = told("sweep run.toml --out s --seeds 1 --set eval.stop_at=2.0");
     assert!(said.contains("finished: evaluation L1 0."), "{said}");
     let said = told("compare s --metric eval/l1");
