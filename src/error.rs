@@ -17,5 +17,5 @@ pub(crate) use bad_input;
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let like = |candidate: &str| strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
     let best = candidates.into_iter().max_by(|a, b| like(a).total_cmp(&like(b)))?;
-    (like(best) > 0.6).then_some(best)
+    (like(best) > 0.69).then_some(best)
 }

@@ -14,6 +14,7 @@
 //! Reading is strict: an unknown key is an error that names the nearest known one. A [`RunFile`] is always complete, with the
 //! agent's defaults written out, and reads back to itself.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
@@ -25,8 +26,8 @@ use crate::agents::learner::{Budget, DataSource, Setup};
 use crate::agents::nn::Device;
 use crate::agents::registry::{AgentConfigError, AgentEntry};
 use crate::agents::storage::Storage;
-use crate::envs::EnvConfig;
 use crate::envs::world::WorldConfigError;
+use crate::envs::{Backend, EnvConfig};
 use crate::error::{bad_input, nearest};
 use crate::{BadInput, Bregman};
 
@@ -180,7 +181,10 @@ impl RunFile {
     /// # Errors
     /// [`BadInput`] in one sentence: file, key, what is wrong and what would do.
     pub fn read(path: &Path, patches: &[String], bregman: &Bregman) -> Result<RunFile> {
-        let text = std::fs::read_to_string(path).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let hint = if e.kind() == ErrorKind::NotFound { "; `bregman list` names the presets" } else { "" };
+            BadInput(format!("{}: {e}{hint}", path.display()))
+        })?;
         let mut table: Table =
             toml::from_str(&text).map_err(|e| BadInput(format!("{}: {}", path.display(), e.to_string().trim())))?;
         let file = table.clone();
@@ -196,6 +200,7 @@ impl RunFile {
     /// Checks a table and writes all defaults out.
     pub fn check(table: Table, bregman: &Bregman) -> Result<RunFile> {
         let table = with_env_of_dataset(table)?;
+        check_top(&table, bregman)?;
         let says_every = table.get("eval").is_some_and(|eval| eval.get("every").is_some());
         let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|e| sentence(&e.path().to_string(), e.inner()))?;
@@ -212,6 +217,7 @@ impl RunFile {
         positive("env.num_envs", run.env.num_envs as u64)?;
         positive("eval.every", run.eval.every)?;
         positive("eval.episodes", run.eval.episodes.into())?;
+        positive("eval.max_episode_steps", run.eval.max_episode_steps.unwrap_or(1).into())?;
         positive("checkpoint.every", run.checkpoint.every)?;
         positive("checkpoint.keep", run.checkpoint.keep as u64)?;
         positive("checkpoint.snapshot_every", run.checkpoint.snapshot_every.unwrap_or(1))?;
@@ -225,7 +231,7 @@ impl RunFile {
             }
             (Some(_), false) => bad_input!("`env` and `world`: a run has one of them"),
             (None, true) => bad_input!("missing field `env`: write [env], or [world.NAME] for a GFlowNet"),
-            (None, false) => {}
+            (None, false) => run.env.id = versioned(&run.env, bregman),
         }
         let (name, settings) = run.agent_table()?;
         let entry = find_agent(name, bregman)?;
@@ -324,6 +330,59 @@ impl RunFile {
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses what serde would refuse in words of its own: a budget in another unit, an agent's table or setting without its place,
+/// a file without a budget or an agent.
+fn check_top(table: &Table, bregman: &Bregman) -> Result<()> {
+    if let Some(Value::Table(budget)) = table.get("budget") {
+        let units = ["env_steps", "grad_steps"];
+        if let Some(unknown) = budget.keys().find(|key| !units.contains(&key.as_str())) {
+            match nearest(unknown, units) {
+                Some(near) => bad_input!("unknown key `budget.{unknown}`; did you mean `{near}`?"),
+                None => bad_input!("unknown key `budget.{unknown}`; there are {}", units.join(", ")),
+            }
+        }
+    }
+    let agent = match table.get("agent") {
+        Some(Value::Table(agents)) => agents.keys().next().and_then(|name| bregman.agents.get(name)),
+        _ => None,
+    };
+    for key in table.keys() {
+        if bregman.agents.get(key).is_some() {
+            bad_input!("unknown key `{key}`; an agent's settings stand in [agent.{key}]");
+        }
+        let settings = agent.map(|agent| (agent.settings)()).unwrap_or_default();
+        if let Some(agent) = agent
+            && key != "seed"
+            && settings.iter().any(|setting| setting.key == *key)
+        {
+            bad_input!("unknown key `{key}`; did you mean `agent.{}.{key}`?", agent.name);
+        }
+    }
+    for (key, remedy) in [
+        ("budget", "write [budget] with env_steps or grad_steps"),
+        ("agent", "write [agent.NAME]; `bregman list` names the agents"),
+    ] {
+        if !table.contains_key(key) {
+            bad_input!("`{key}` is missing: {remedy}");
+        }
+    }
+    Ok(())
+}
+
+/// An environment's id, with the version of the one in Rust where none is said.
+fn versioned(env: &EnvConfig, bregman: &Bregman) -> String {
+    let version = |id: &str| {
+        let rest = id.strip_prefix(&env.id).and_then(|rest| rest.strip_prefix("-v"));
+        rest.is_some_and(|version| version.bytes().all(|c| c.is_ascii_digit()))
+    };
+    let mut versions = bregman.envs.entries().map(|entry| entry.id).filter(|id| version(id));
+    match (env.backend, versions.next(), versions.next()) {
+        (Backend::Gymnasium, ..) => env.id.clone(),
+        (_, Some(only), None) => only.into(),
+        _ => env.id.clone(),
     }
 }
 
@@ -461,7 +520,13 @@ fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
         .replace("expected f64", "expected a number")
         .replace("expected usize", "expected a whole number, at least 0")
         .replace("expected u64", "expected a whole number, at least 0")
-        .replace("expected u32", "expected a whole number, at least 0");
+        .replace("expected u32", "expected a whole number, at least 0")
+        .replace("expected a sequence", "expected a list, as [64, 64]");
+    // 1e6 is a number with a fraction to TOML.
+    let number = message.split_once("floating point `").and_then(|(_, rest)| rest.split_once('`'));
+    let number = number.and_then(|(number, _)| number.parse::<f64>().ok()).filter(|x| x.fract() == 0.0);
+    let hint = number.filter(|_| message.contains("whole number")).map_or(String::new(), |x| format!("; write {x}"));
+    let message = message + &hint;
     BadInput(if parent.is_empty() { message } else { format!("`{parent}`: {message}") })
 }
 
@@ -540,6 +605,59 @@ mod tests {
         );
         assert_eq!(refusal(&PENDULUM.replace("ppo", "pppo")), "no agent is called `pppo`; did you mean `ppo`?");
         assert_eq!(refusal(&PENDULUM.replace("id =", "ident =")), "unknown key `env.ident`; did you mean `id`?");
+    }
+
+    #[test]
+    fn what_is_missing_or_out_of_place_is_said() {
+        assert_eq!(
+            refusal(&PENDULUM.replace("env_steps = 1000", "env_steps = 1000\ntotal_timesteps = 1000")),
+            "unknown key `budget.total_timesteps`; there are env_steps, grad_steps"
+        );
+        assert_eq!(
+            refusal(&PENDULUM.replace("env_steps = 1000", "env_steps = 1000\ngrad_steps = 1000")),
+            "`budget` holds exactly one of `env_steps` and `grad_steps`"
+        );
+        assert_eq!(
+            refusal(&PENDULUM.replace("env_steps = 1000", "env_steps = 1e6")),
+            "`budget.env_steps`: invalid type: floating point `1000000.0`, expected a whole number, at least 0; write 1000000"
+        );
+        assert_eq!(
+            refusal(&format!("gamma = 0.9\n{PENDULUM}")),
+            "unknown key `gamma`; did you mean `agent.ppo.gamma`?"
+        );
+        assert_eq!(
+            refusal(&format!("{PENDULUM}[ppo]\ngamma = 0.9")),
+            "unknown key `ppo`; an agent's settings stand in [agent.ppo]"
+        );
+        assert_eq!(
+            refusal(&PENDULUM.replace("[agent.ppo]", "")),
+            "`agent` is missing: write [agent.NAME]; `bregman list` names the agents"
+        );
+        assert_eq!(
+            refusal(&PENDULUM.replace("[budget]\nenv_steps = 1000", "")),
+            "`budget` is missing: write [budget] with env_steps or grad_steps"
+        );
+        assert_eq!(
+            refusal(&format!("{PENDULUM}hidden_sizes = 64")),
+            "`agent.ppo.hidden_sizes`: invalid type: integer `64`, expected a list, as [64, 64]"
+        );
+        assert_eq!(
+            refusal(&format!("{PENDULUM}[eval]\nmax_episode_steps = 0")),
+            "`eval.max_episode_steps = 0`: at least 1"
+        );
+        // Not like enough to be meant.
+        let distant = refusal(&format!("{PENDULUM}net_arch = [64]"));
+        assert!(distant.starts_with("unknown key `agent.ppo.net_arch`; there are "), "{distant}");
+    }
+
+    #[test]
+    fn an_environment_without_a_version_is_the_one_in_rust() {
+        let id = |text: &str| check(text).expect("it is right").env.id;
+        assert_eq!(id(&PENDULUM.replace("-v1", "")), "Pendulum-v1");
+        assert_eq!(id(&PENDULUM.replace("Pendulum-v1", "HalfCheetah")), "HalfCheetah-v5");
+        assert_eq!(id(&PENDULUM.replace("Pendulum-v1", "HalfCheetah-v4")), "HalfCheetah-v4");
+        let through_gymnasium = PENDULUM.replace("\"Pendulum-v1\"", "\"Pendulum\"\nbackend = \"gymnasium\"");
+        assert_eq!(id(&through_gymnasium), "Pendulum");
     }
 
     #[test]
