@@ -170,9 +170,7 @@ fn env(arguments: &EnvArgs, bregman: &Bregman) -> Result<()> {
     if num_envs == 0 || threads == 0 || arguments.rounds == 0 {
         bad_input!("--num-envs, --threads and --rounds are at least 1");
     }
-    if !(arguments.seconds > 0.0 && arguments.seconds.is_finite()) {
-        bad_input!("`--seconds {}`: a positive number", arguments.seconds);
-    }
+    check_seconds(arguments.seconds)?;
     let (memory, began) = (resident_bytes(), Instant::now());
     let walkers: Result<Vec<Walker>> =
         (0..num_envs).map(|i| Ok(Walker::new(arguments.choice.make(bregman)?, i)?)).collect();
@@ -213,8 +211,16 @@ fn env(arguments: &EnvArgs, bregman: &Bregman) -> Result<()> {
     Ok(())
 }
 
+fn check_seconds(seconds: f64) -> Result<()> {
+    if !(seconds > 0.0 && seconds.is_finite()) {
+        bad_input!("`--seconds {seconds}`: a positive number");
+    }
+    Ok(())
+}
+
 /// The run of a file, and its learner after one iteration.
 fn warmed_up(arguments: &TrainArgs, bregman: &Bregman) -> Result<(RunFile, Box<dyn Learner>)> {
+    check_seconds(arguments.seconds)?;
     let mut run = RunFile::read(&arguments.run_file, &arguments.patches, bregman)?;
     // The measured stretch is no part of a schedule's end.
     run.budget = match run.budget {

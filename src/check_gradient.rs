@@ -18,6 +18,9 @@ use crate::{BadInput, Bregman, run_file};
 /// Standard errors from which an estimate counts as wrong: a right one is so in one of 1.7 million components.
 const FAR: f64 = 5.0;
 
+/// Estimates from which a standard error is worth comparing with.
+const LEAST: usize = 100;
+
 /// Arguments of `bregman check-gradient`.
 #[derive(Args)]
 pub struct CheckArgs {
@@ -59,7 +62,11 @@ pub fn run(args: &CheckArgs, bregman: &Bregman) -> Result<bool> {
     );
     let mut right = true;
     for &kind in estimates.kinds {
-        let count = (args.episodes / estimates.trajectories(kind)).max(2);
+        let (each, count) = (estimates.trajectories(kind), args.episodes / estimates.trajectories(kind));
+        if count < LEAST {
+            let least = LEAST * each;
+            bad_input!("`--episodes {}`: at least {least}; a standard error of fewer says little", args.episodes);
+        }
         let (mean, error) = moments(count, || Ok(estimates.draw(kind, &x, &v)?))?;
         let (title, expected) = match kind {
             Estimate::Gradient => ("gradient".to_string(), exact.gradient(&x)),
@@ -69,7 +76,6 @@ pub fn run(args: &CheckArgs, bregman: &Bregman) -> Result<bool> {
                 (format!("gradient at {there:.6?}, by importance weights"), exact.gradient(&there))
             }
         };
-        let each = estimates.trajectories(kind);
         writeln!(text, "\n{title}: {count} estimates of {each} episodes")?;
         writeln!(text, "{:<10} {:>14} {:>14} {:>14} {:>8}", "", "exact", "estimated", "standard error", "off by")?;
         for (i, name) in exact.names().iter().enumerate().filter(|&(i, _)| estimates.learnt[i]) {

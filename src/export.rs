@@ -47,7 +47,8 @@ pub fn export(args: &ExportArgs, bregman: &Bregman) -> Result<()> {
     let mut learner = train::build_to_judge(&run, bregman)?;
     let progress = train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
     let Some(chain) = learner.policy_chain() else {
-        bad_input!("{}: the policy of this agent cannot be exported", args.dir.display());
+        let instead = if run.env.is_world() { "; `bregman sample` draws from it" } else { "" };
+        bad_input!("{}: the policy of this agent cannot be exported{instead}", args.dir.display());
     };
     let (steps, unit) = (run_dir::position(run.budget, &progress), run.budget_words());
     let about = format!("{}, {steps} {unit}", run.env.id);

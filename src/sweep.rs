@@ -147,7 +147,7 @@ pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
         return Ok(train::stopped_code());
     }
     if failures.is_empty() {
-        out!("{total} runs finished\ncompare them: bregman compare {out}")?;
+        out!("{total} {} finished\ncompare them: bregman compare {out}", if total == 1 { "run" } else { "runs" })?;
         return Ok(ExitCode::SUCCESS);
     }
     out!("{} of {total} runs finished, {} failed:", total - failures.len(), failures.len())?;
@@ -176,6 +176,11 @@ fn patches(args: &SweepArgs, run_file: &Path) -> Result<Vec<String>> {
 /// Every run that is left to do, seed by seed, so that a sweep which is looked at early has some of everything; and how
 /// many are finished. All are checked before the first starts.
 fn plan(args: &SweepArgs, bregman: &Bregman) -> Result<(Vec<Job>, usize)> {
+    let seeds = |key: &str| key.trim() == "seed";
+    let patched = args.patches.iter().filter_map(|patch| Some(patch.split_once('=')?.0)).any(seeds);
+    if patched || args.grid.iter().any(|axis| seeds(&axis.key)) {
+        bad_input!("`seed`: a sweep's seeds are given by `--seeds`, as in --seeds 1-2");
+    }
     let names = short_names(&args.grid);
     let points = combinations(&args.grid);
     let (mut jobs, mut finished) = (Vec::new(), 0);

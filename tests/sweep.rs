@@ -36,6 +36,19 @@ fn signal(name: &str, process: u32) {
 }
 
 #[test]
+fn seeds_are_given_in_one_way() {
+    let place = folder("sweep-seeds");
+    write(&place, PENDULUM);
+    for arguments in ["--grid seed=1,2", "--set seed=9"] {
+        let (code, said) = run(&place, &format!("sweep run.toml --seeds 1 --out s {arguments}"));
+        assert_eq!(
+            (code, said.as_str()),
+            (2, "error: `seed`: a sweep's seeds are given by `--seeds`, as in --seeds 1-2")
+        );
+    }
+}
+
+#[test]
 fn a_sweep_killed_in_the_middle_leaves_no_orphans_and_ends_with_the_same_bytes() {
     let place = folder("sweep-kill");
     write(&place, &PENDULUM.replace("12_000", "60_000"));

@@ -33,6 +33,10 @@ fn estimates_are_checked_against_closed_forms() {
     let refused = |arguments: &str, expected: &str| {
         assert_eq!(check(arguments), (Some(2), format!("error: {expected}\n")));
     };
+    refused(
+        "n_harpg --env two_state --episodes 999",
+        "`--episodes 999`: at least 1000; a standard error of fewer says little",
+    );
     let there = "harpg, n_harpg, n_pg, n_pg_igt, pg, storm_pg";
     refused("ppo --env lqr", &format!("`ppo` has no estimates to check; there are {there}"));
     refused("pg --env CartPole-v1", "the gradient in `CartPole-v1` is no closed form; it is in lqr and two_state");

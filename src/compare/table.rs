@@ -270,7 +270,9 @@ fn digits(size: f64) -> usize {
     match size {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
-        _ => 2,
+        size if size >= 0.1 || size == 0.0 || size.is_nan() => 2,
+        // Two that are not 0, as far as that goes.
+        size => (1 - size.log10().floor() as i32).clamp(3, 8) as usize,
     }
 }
 
@@ -335,6 +337,12 @@ mod tests {
             [3.0, 6.5, 60.0, 3723.0, f64::INFINITY, f64::NAN].map(minutes),
             ["0.05", "0.11", "1.0", "62.0", "never", "?"]
         );
+    }
+
+    #[test]
+    fn small_numbers_keep_two_digits() {
+        let short = [123.4, -12.34, 1.234, 0.1234, 0.0512, -0.001_26, 3e-4, 0.0].map(score);
+        assert_eq!(short, ["123", "-12.3", "1.23", "0.12", "0.051", "-0.0013", "0.00030", "0.00"]);
     }
 
     #[test]
