@@ -25,6 +25,67 @@ fn the_table_for_newcomers_names_settings_that_exist() {
     }
 }
 
+/// A setting's value, whole numbers and others alike.
+fn value(text: &str) -> toml::Value {
+    let table: toml::Table = toml::from_str(&format!("x = {text}")).unwrap_or_else(|e| panic!("`{text}`: {e}"));
+    match &table["x"] {
+        toml::Value::Integer(x) => toml::Value::Float(*x as f64),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn tables_of_settings_are_whole_and_give_the_defaults() {
+    for (agent, page) in [
+        ("odice", include_str!("../docs/algorithms/odice.md")),
+        ("iql", include_str!("../docs/algorithms/iql.md")),
+        ("td3_bc", include_str!("../docs/algorithms/td3_bc.md")),
+        ("bc", include_str!("../docs/algorithms/bc.md")),
+    ] {
+        let bregman = Bregman::default();
+        let settings = (bregman.agents.get(agent).expect("it is there").settings)();
+        // The first cell of a row: `key` value, `key` value.
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let cells: Vec<&str> = rows.filter_map(|row| row.split('|').next()).collect();
+        for setting in &settings {
+            let (key, default) = (&setting.key, &setting.default);
+            let said = cells.iter().flat_map(|cell| cell.split(", `")).filter_map(|part| part.split_once('`'));
+            let said: Vec<&str> = said.filter(|(name, _)| name == key).map(|(_, value)| value.trim()).collect();
+            assert!(said.len() == 1 && value(said[0]) == value(default), "{agent}: {key} is {default}, not {said:?}");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_the_papers() {
+    let bregman = Bregman::default();
+    for (agent, defaults) in [
+        // Haarnoja et al. 2018, Table 1.
+        (
+            "sac",
+            "learning_rate 3e-4 gamma 0.99 buffer_size 1_000_000 tau 0.005 batch_size 256 utd_ratio 1 hidden_sizes [256,256]",
+        ),
+        // The authors' code; λ and the copies' interval stand in the paper too.
+        ("mdpo_off", "kl_coef 1 lambda 0.2 inner_steps 1000 tsallis_q 1 policy_reg 1e-3 learning_rate 3e-4"),
+        // Schulman et al. 2017, Table 3, and Huang et al. 2022 for the rest.
+        (
+            "ppo",
+            "learning_rate 3e-4 num_steps 2048 num_epochs 10 batch_size 64 gamma 0.99 gae_lambda 0.95 clip_coef 0.2",
+        ),
+        // Madan et al. 2023.
+        ("subtb", "lambda 0.9"),
+        // The code of Tiapkin et al. 2024, on hypergrids.
+        ("soft_dqn", "munchausen_clip -100 tau 0.25 batch_size 256 priority 0.5 target_every 1"),
+    ] {
+        let settings = (bregman.agents.get(agent).expect("it is there").settings)();
+        let words: Vec<&str> = defaults.split(' ').collect();
+        for pair in words.chunks_exact(2) {
+            let setting = settings.iter().find(|setting| setting.key == pair[0]).expect(pair[0]);
+            assert_eq!(value(&setting.default), value(pair[1]), "{agent}: {}", pair[0]);
+        }
+    }
+}
+
 #[test]
 fn what_the_terminal_shows_of_an_agent_is_declared() {
     for agent in Bregman::default().agents.entries() {
