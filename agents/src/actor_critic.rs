@@ -285,4 +285,44 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn networks_start_as_the_settings_say() {
+        let model = |separate, state_dependent_std| {
+            let spec = EnvSpec {
+                id: "test".into(),
+                obs_dim: 3,
+                action_space: ActionSpace::Box { low: vec![-1.0], high: vec![1.0] },
+                max_episode_steps: None,
+                reward_threshold: None,
+                backend: "native",
+                parallel: true,
+            };
+            let shape = NetworkShape {
+                hidden_sizes: vec![8],
+                activation: Activation::Tanh,
+                separate,
+                orthogonal_init: true,
+                log_std_init: -0.7,
+                state_dependent_std,
+                device: Default::default(),
+            };
+            ActorCritic::new(&spec, &shape, ObsNormalizer::new(3, 10.0, false), true, &mut NumpyRng::new(2))
+        };
+        let norm = |weights: &[f32], step: usize, from: usize| {
+            weights.iter().skip(from).step_by(step).map(|w| w * w).sum::<f32>().sqrt()
+        };
+        let near = |a: f32, b: f32| assert!((a - b).abs() < 1e-5 * b, "{a} is not {b}");
+        // Behind the hidden layer's 32 parameters stand 8 weights and a bias for each output, then ln σ: gains 0.01 and 1.
+        let apart = model(true, false);
+        assert_eq!(apart.actor_params()[41..], [-0.7]);
+        near(norm(&apart.actor_params()[32..40], 1, 0), 0.01);
+        near(norm(&apart.critic_params()[32..40], 1, 0), 1.0);
+        let shared = model(false, false);
+        near(norm(&shared.params[32..48], 2, 0), 0.01);
+        near(norm(&shared.params[32..48], 2, 1), 1.0);
+        // At 0 an output is its bias.
+        let mut scratch = RowScratch::default();
+        assert_eq!(model(true, true).row(&[0.0; 3], &mut scratch).head(0).1, [-0.7]);
+    }
 }

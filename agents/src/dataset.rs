@@ -585,3 +585,19 @@ fn check_finite(file: &Hdf5, key: &str, first_row: usize, width: usize, data: &[
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_of_stretches_are_those_of_all_rows() {
+        // 0, 2, 4, 6, 8, 10: mean 5, squares 25 + 9 + 1 + 1 + 9 + 25 = 70; the second column is the first, negated.
+        let mut columns = Columns::new(2);
+        columns.add(&[0.0, 0.0, 2.0, -2.0]);
+        columns.add(&[]);
+        columns.add(&[4.0, -4.0, 6.0, -6.0, 8.0, -8.0, 10.0, -10.0]);
+        assert_eq!((columns.count, &columns.mean[..]), (6.0, &[5.0, -5.0][..]));
+        assert!(columns.std().iter().all(|std| (std - (70.0f64 / 6.0).sqrt()).abs() < 1e-15), "{:?}", columns.std());
+    }
+}

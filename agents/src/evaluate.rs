@@ -142,3 +142,42 @@ fn episode<P: Act>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bregman_envs::{EnvConfig, Registry};
+
+    use super::*;
+    use crate::learner::{Budget, Learner};
+    use crate::off_policy::OffPolicyConfig;
+    use crate::sac::{Sac, SacConfig};
+
+    #[test]
+    fn every_episode_has_its_own_seed_and_the_requests_limit() {
+        let config =
+            SacConfig { common: OffPolicyConfig { hidden_sizes: vec![8], ..Default::default() }, ..Default::default() };
+        let setup = Setup {
+            seed: 1,
+            threads: 1,
+            device: Default::default(),
+            env: EnvConfig { max_episode_steps: Some(20), ..EnvConfig::new("Pendulum-v1") },
+            envs: Registry::default(),
+            dataset: None,
+            budget: Budget::EnvSteps(1),
+            histograms: false,
+        };
+        let mut agent = Sac::learner(config, &setup).expect("the settings fit");
+        let mut rewards = |seed, stochastic, max_episode_steps| {
+            let request = EvalRequest { episodes: 3, stochastic, seed, max_episode_steps };
+            let episodes = agent.evaluate(&request).expect("it evaluates").episodes;
+            let limit = max_episode_steps.unwrap_or(20);
+            assert!(episodes.iter().enumerate().all(|(j, episode)| (episode.lane, episode.length) == (j, limit)));
+            episodes.iter().map(|episode| episode.reward).collect::<Vec<f64>>()
+        };
+        let (seven, eight) = (rewards(7, false, None), rewards(8, false, None));
+        assert_eq!(seven[1..], eight[..2]);
+        assert!(seven[0] != seven[1] && seven[1] != seven[2], "{seven:?}");
+        assert_ne!(rewards(7, true, None), seven);
+        assert_ne!(rewards(7, false, Some(30)), rewards(7, false, Some(5)));
+    }
+}

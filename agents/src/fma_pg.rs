@@ -265,4 +265,30 @@ mod tests {
             close(&moved(Estimated), &moved(Exact), 1e-5);
         }
     }
+
+    #[test]
+    fn surrogates_have_their_values() {
+        // p_k = (½, ½), p = (¾, ¼), the first action with A = 2: the ratio is 3/2, KL(p_k ‖ p) = ½ ln (4/3) and KL(p ‖ p_k)
+        // = ¾ ln (3/2) + ¼ ln ½.
+        let (actor, params) = categorical(&[0.5, 0.5]);
+        let mut batch = crate::full_batch::exact::rollout(&[0.0], 0.5f32.ln(), |_| 2.0);
+        batch.steps.log_prob = vec![0.5f32.ln()];
+        let (mut room, workers) = (FullBatch::new(&actor, 1), alone());
+        let mut policy = room.of(&actor, &batch, &workers);
+        let old = policy.freeze(&params);
+        let there = categorical(&[0.75, 0.25]).1;
+        for (representation, divergence, eta, expected) in [
+            (Softmax, Exact, 1.0, -0.667_089),
+            (Softmax, Estimated, 1.0, -0.716_395),
+            (Direct, Exact, 1.0, -2.869_188),
+            (Direct, Estimated, 1.0, -2.891_802),
+            // Twice the divergence for half of η.
+            (Direct, Exact, 0.5, -3.0 + 2.0 * 0.130_812),
+        ] {
+            let term =
+                |row: &mut Row<'_, '_>| [f64::from(surrogate(row, &old.rows(), representation, divergence, 1.0 / eta))];
+            let found = policy.mean(&there, term, None)[0];
+            assert!((found - expected).abs() < 1e-5, "{representation:?} {divergence:?}: {found} is not {expected}");
+        }
+    }
 }

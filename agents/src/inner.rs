@@ -265,4 +265,36 @@ mod tests {
         // Adam's first step has its length whatever the gradient's; ε = 1e-5 beside the clipped 0.5 takes 2e-5 of it.
         assert!((p[1] - (1.0 - 0.05)).abs() < 2e-6, "{p:?}");
     }
+
+    #[test]
+    fn armijo_asks_for_a_part_of_the_slope_and_never_goes_beyond_the_longest_step() {
+        let search = |armijo_max_step| {
+            let config = InnerConfig {
+                inner_steps: 1,
+                inner_optimizer: InnerOptimizer::Armijo,
+                armijo_backtrack: 0.5,
+                armijo_max_step,
+                ..Default::default()
+            };
+            InnerLoop::new(config, 2)
+        };
+        // Of 0.38, 0.19 and 0.095 the second decreases the bowl too, by less than a tenth of its slope.
+        assert_eq!(search(0.38).minimize(&mut [0.0, 1.0], 1.0, bowl).step, 0.095);
+        // 0.05 is accepted at once, and 1.8 times that is too long.
+        let (mut inner, mut p) = (search(0.05), [0.0, 1.0]);
+        assert_eq!([inner.minimize(&mut p, 1.0, bowl).step, inner.minimize(&mut p, 1.0, bowl).step], [0.05, 0.05]);
+    }
+
+    #[test]
+    fn gradients_are_clipped_for_adam_and_step_sizes_stay_unless_annealed() {
+        // With ε = 1 the first step is 0.1 g/(|g| + 1), for the gradient of 10 or what is left of it.
+        for (max_grad_norm, moved) in [(Some(0.5), 0.1 / 3.0), (None, 1.0 / 11.0)] {
+            let config =
+                InnerConfig { inner_steps: 1, learning_rate: 0.1, adam_eps: 1.0, max_grad_norm, ..Default::default() };
+            let mut p = [0.0, 1.0];
+            let report = InnerLoop::new(config, 2).minimize(&mut p, 0.5, bowl);
+            assert_eq!(report.step, 0.1);
+            assert!((1.0 - p[1] - moved).abs() < 1e-6, "{p:?}");
+        }
+    }
 }

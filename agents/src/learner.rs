@@ -435,4 +435,12 @@ mod tests {
         judged.metrics.add("eval/l1", 0.25);
         assert_eq!(judged.score(), 0.25);
     }
+
+    #[test]
+    fn deviations_are_those_of_a_population() {
+        // Returns 1 and 5: mean 3, variance (4 + 4)/2.
+        let episode = |reward, length| Episode { lane: 0, reward, length };
+        let judged = Evaluation { episodes: vec![episode(1.0, 10), episode(5.0, 20)], ..Default::default() };
+        assert_eq!((judged.mean_reward(), judged.std_reward(), judged.mean_length()), (3.0, 2.0, 15.0));
+    }
 }

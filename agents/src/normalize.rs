@@ -239,4 +239,17 @@ mod tests {
             close(step[0].reward, expected);
         }
     }
+
+    #[test]
+    fn returns_start_anew_at_ends_of_either_kind_and_rewards_are_clipped_on_both_sides() {
+        let mut scaler = RewardScaler::new(1, 0.99, 10.0, true);
+        for (t, expected) in [10.0, 2.019_586_0, 2.142_329_6, 2.019_893_9].into_iter().enumerate() {
+            let mut step = [Outcome { reward: 1.0, terminated: t == 1, truncated: false }];
+            scaler.scale(&mut step);
+            close(step[0].reward, expected);
+        }
+        let mut step = [Outcome { reward: -1.0, terminated: false, truncated: false }];
+        RewardScaler::new(1, 0.99, 10.0, true).scale(&mut step);
+        assert_eq!(step[0].reward, -10.0);
+    }
 }

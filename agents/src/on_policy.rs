@@ -222,6 +222,15 @@ impl<U: Update> OnPolicy<U> {
         })
     }
 
+    /// Agent and algorithm by themselves, and a rollout.
+    #[cfg(test)]
+    pub(crate) fn apart(mut self) -> (Agent, U, Batch) {
+        let workers = self.agent.workers.clone();
+        let rollout = self.runner.rollout(&self.agent.model, self.config.num_steps, &workers);
+        let batch = self.estimate(rollout.expect("an environment that steps").0);
+        (self.agent, self.update, batch)
+    }
+
     /// Policy and value function as they are now.
     pub fn model(&self) -> &ActorCritic {
         &self.agent.model
@@ -434,6 +443,9 @@ pub(crate) fn load_stream(snapshot: &Snapshot, name: &str) -> Result<NumpyRng, L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learner::Array;
+    use crate::ppo::{Ppo, PpoConfig};
+    use crate::rollout::Act;
 
     #[test]
     fn standardising_uses_the_sample_deviation() {
@@ -462,5 +474,114 @@ mod tests {
     fn a_perfect_value_function_explains_everything() {
         assert_eq!(explained_variance(&[1.0, 2.0], &[1.0, 2.0]), 1.0);
         assert_eq!(explained_variance(&[1.5, 1.5], &[1.0, 2.0]), 0.0);
+    }
+
+    /// PPO on two copies of Pendulum: rollouts of 2 · 6 rows, nothing normalised.
+    fn small(change: impl FnOnce(&mut OnPolicyConfig)) -> OnPolicy<Ppo> {
+        let mut common = OnPolicyConfig {
+            num_steps: 6,
+            hidden_sizes: vec![8],
+            advantage_norm: AdvantageNorm::None,
+            normalize_obs: false,
+            normalize_reward: false,
+            ..Default::default()
+        };
+        change(&mut common);
+        let config = PpoConfig { common, batch_size: 12, num_epochs: 1, ..Default::default() };
+        let setup = Setup {
+            seed: 1,
+            threads: 1,
+            device: Default::default(),
+            env: bregman_envs::EnvConfig { num_envs: 2, ..bregman_envs::EnvConfig::new("Pendulum-v1") },
+            envs: Default::default(),
+            dataset: None,
+            budget: crate::learner::Budget::EnvSteps(1 << 20),
+            histograms: true,
+        };
+        Ppo::learner(config, &setup).expect("the settings fit")
+    }
+
+    #[test]
+    fn rewards_are_scaled_in_the_order_of_time() {
+        // Lanes of rewards 1, 2 and 3, 4, discounted by 0.99.
+        let outcome = |reward| Outcome { reward, terminated: false, truncated: false };
+        let outcomes = [1.0, 2.0, 3.0, 4.0].map(outcome).to_vec();
+        let mut steps = Transitions { num_steps: 2, outcome: outcomes, ..Default::default() };
+        scale_rewards(&mut steps, &mut RewardScaler::new(2, 0.99, 10.0, true), 2);
+        for (outcome, expected) in steps.outcome.iter().zip([0.999_900_0, 0.922_495_7, 2.999_700_1, 1.844_991_4]) {
+            assert!((outcome.reward - expected).abs() < 1e-6, "{:?}", steps.outcome);
+        }
+    }
+
+    #[test]
+    fn normalisers_are_made_from_their_own_settings() {
+        let both = |obs, reward| {
+            let ppo = small(|c| {
+                (c.normalize_obs, c.normalize_reward, c.gamma, c.gae_lambda) = (obs, reward, 0.9, 0.5);
+                (c.obs_clip, c.reward_clip, c.obs_warmup_steps) = (3.0, 0.5, 40);
+            });
+            (ppo.agent.model.normalizer.clone(), ppo.rewards)
+        };
+        assert_eq!(both(false, true).1, RewardScaler::new(2, 0.9, 0.5, true));
+        assert_eq!(both(true, false).1, RewardScaler::new(2, 0.9, 0.5, false));
+        assert_eq!(both(false, true).0, ObsNormalizer::new(3, 3.0, false));
+        assert_ne!(both(true, false).0, ObsNormalizer::new(3, 3.0, true));
+    }
+
+    #[test]
+    fn moments_are_of_the_warm_up_and_of_every_rollout() {
+        let mut ppo = small(|c| (c.normalize_obs, c.obs_warmup_steps) = (true, 40));
+        let mut count = || {
+            let Array::F64(count) = ppo.save().arrays["obs_norm/count"].clone() else { panic!("no number") };
+            ppo.step().expect("finite numbers");
+            count[0]
+        };
+        let counts = [count(), count(), count()];
+        assert!(counts.iter().zip([40.0, 52.0, 64.0]).all(|(a, b)| (a - b).abs() < 1e-3), "{counts:?}");
+    }
+
+    #[test]
+    fn advantages_are_of_the_settings_discounts_and_standardised_where_they_say() {
+        // With λ = 0 an advantage is the residual r + γ V(s') − V(s).
+        let (_, _, batch) = small(|c| (c.gamma, c.gae_lambda) = (0.9, 0.0)).apart();
+        for row in (0..12).filter(|row| row % 6 < 5) {
+            let residual = batch.steps.outcome[row].reward as f32 + 0.9 * batch.value[row + 1] - batch.value[row];
+            assert!((batch.advantage[row] - residual).abs() < 1e-4, "{} is not {residual}", batch.advantage[row]);
+            assert!((batch.returns[row] - batch.advantage[row] - batch.value[row]).abs() < 1e-4);
+        }
+        let mut standardised = batch.advantage.clone();
+        standardize(&mut standardised);
+        let (_, _, batch) =
+            small(|c| (c.gamma, c.gae_lambda, c.advantage_norm) = (0.9, 0.0, AdvantageNorm::Batch)).apart();
+        assert_eq!(batch.advantage, standardised);
+        let (_, _, batch) =
+            small(|c| (c.gamma, c.gae_lambda, c.advantage_norm) = (0.9, 0.0, AdvantageNorm::Minibatch)).apart();
+        assert_ne!(batch.advantage, standardised);
+    }
+
+    #[test]
+    fn actions_are_kept_as_drawn_whatever_is_sent() {
+        // σ = e³ in bounds of ±2.
+        let (agent, _, batch) = small(|c| c.log_std_init = 3.0).apart();
+        assert!(batch.steps.action.iter().any(|a| a.abs() > 4.0), "{:?}", batch.steps.action);
+        let dist = &agent.model.actor.dist;
+        let mut action = [5.0];
+        agent.model.bound(&mut action);
+        assert_eq!((action, dist.num_log_stds()), ([2.0], 1));
+        let (agent, ..) = small(|c| c.clip_actions = false).apart();
+        let mut action = [5.0];
+        agent.model.bound(&mut action);
+        assert_eq!(action, [5.0]);
+    }
+
+    #[test]
+    fn shuffles_are_even() {
+        let (mut rng, mut counts) = (NumpyRng::new(1), std::collections::BTreeMap::new());
+        for _ in 0..6000 {
+            let mut rows = [0, 1, 2];
+            shuffle(&mut rows, &mut rng);
+            *counts.entry(rows).or_insert(0i32) += 1;
+        }
+        assert!(counts.len() == 6 && counts.values().all(|n| (n - 1000).abs() < 150), "{counts:?}");
     }
 }

@@ -166,4 +166,9 @@ mod tests {
         let mut grad = [3.0, 4.0];
         assert_eq!((clip_grad_norm(&mut grad, None), grad), (5.0, [3.0, 4.0]));
     }
+
+    #[test]
+    fn the_norm_of_many_numbers() {
+        assert_eq!((grad_norm(&[1.0; 25]), grad_norm(&[3.0; 16]), grad_norm(&[])), (5.0, 12.0, 0.0));
+    }
 }

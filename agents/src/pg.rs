@@ -156,3 +156,19 @@ impl Method for NPg {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trajectory_gradient::exact::Quadratic;
+
+    #[test]
+    fn momentum_weighs_the_newest_gradient() {
+        // 0.75 · (−1) + 0.25 · (−2).
+        let method = NPg { momentum: MomentumConfig { momentum: 0.25, momentum_decay: 0.0 } };
+        let at = Iterates { t: 1, theta: vec![2.0], previous: vec![1.0], direction: vec![-1.0] };
+        let found = method.direction(&mut Quadratic::new(&[1.0]), &at, &mut NumpyRng::new(0), &mut Metrics::default());
+        assert_eq!(found.expect("it cannot fail").direction, [-1.25]);
+        assert!(method.normalized() && !Pg.normalized());
+    }
+}

@@ -348,6 +348,8 @@ mod tests {
     use tch::{Kind, Tensor};
 
     use super::*;
+    use crate::learner::Budget;
+    use crate::on_policy::standardize;
 
     fn close(a: f32, b: f32) {
         assert!((a - b).abs() < 1e-6, "{a} is not {b}");
@@ -390,6 +392,159 @@ mod tests {
         for i in 0..64 {
             close(clipped_surrogate(log_ratio[i], advantage[i], 0.2).slope, slopes(&lr)[i]);
             close(value_loss(value[i], old_value[i], returns[i], Some(0.2)).slope, slopes(&v)[i]);
+        }
+    }
+
+    /// PPO on two copies of Pendulum with rollouts of 2 · 6 rows, nothing normalised; one minibatch unless changed.
+    fn small(change: impl FnOnce(&mut PpoConfig)) -> (Agent, Ppo, Batch) {
+        let common = OnPolicyConfig {
+            num_steps: 6,
+            hidden_sizes: vec![8],
+            advantage_norm: AdvantageNorm::None,
+            normalize_obs: false,
+            normalize_reward: false,
+            ..Default::default()
+        };
+        let mut config = PpoConfig { common, batch_size: 12, num_epochs: 1, max_grad_norm: None, ..Default::default() };
+        change(&mut config);
+        let setup = Setup {
+            seed: 1,
+            threads: 1,
+            device: Default::default(),
+            env: bregman_envs::EnvConfig { num_envs: 2, ..bregman_envs::EnvConfig::new("Pendulum-v1") },
+            envs: Default::default(),
+            dataset: None,
+            budget: Budget::EnvSteps(24),
+            histograms: false,
+        };
+        Ppo::learner(config, &setup).expect("the settings fit").apart()
+    }
+
+    /// All rows of a rollout.
+    fn whole(batch: &Batch) -> Minibatch {
+        let mut minibatch = Minibatch::default();
+        minibatch.gather(batch, &(0..batch.steps.len()).collect::<Vec<_>>());
+        minibatch
+    }
+
+    #[test]
+    fn metrics_of_a_minibatch_by_hand() {
+        let (agent, mut ppo, batch) = small(|_| ());
+        let mut minibatch = whole(&batch);
+        let losses = ppo.gradient(&agent, &minibatch, 0.2);
+        assert!(losses.approx_kl < 1e-6 && losses.clip_fraction == 0.0);
+        let mean = minibatch.advantage.iter().sum::<f32>() / 12.0;
+        assert!((losses.policy as f32 + mean).abs() < 1e-3 * mean.abs(), "{} is not −{mean}", losses.policy);
+        // Ratios of e^0.1; then half of them of 1.3.
+        minibatch.log_prob.iter_mut().for_each(|p| *p -= 0.1);
+        let losses = ppo.gradient(&agent, &minibatch, 0.2);
+        assert!((losses.approx_kl - 0.005_170_9).abs() < 1e-5 && losses.clip_fraction == 0.0, "{}", losses.approx_kl);
+        minibatch.log_prob.iter_mut().step_by(2).for_each(|p| *p += 0.1 - 1.3f32.ln());
+        assert!((ppo.gradient(&agent, &minibatch, 0.2).clip_fraction - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_parts_of_the_loss_have_their_weights() {
+        let (agent, mut ppo, batch) = small(|config| (config.ent_coef, config.vf_coef) = (0.3, 0.7));
+        let mut minibatch = whole(&batch);
+        // Without advantages the slope in ln σ is the entropy's, 1 for a component; the critic's bias has 2 (V − R).
+        minibatch.advantage.fill(0.0);
+        ppo.gradient(&agent, &minibatch, 0.2);
+        let log_std = agent.model.actor.num_params() - 1;
+        close(ppo.grad[log_std], -0.3);
+        let error = minibatch.value.iter().zip(&minibatch.returns).map(|(v, r)| v - r).sum::<f32>() / 12.0;
+        let bias = ppo.grad[ppo.grad.len() - 1];
+        assert!((bias - 0.7 * 2.0 * error).abs() < 1e-4 * error.abs().max(1.0), "{bias} {error}");
+    }
+
+    #[test]
+    fn the_values_clip_reaches_the_loss() {
+        let (agent, mut ppo, batch) = small(|config| config.vf_clip_coef = Some(0.2));
+        let mut minibatch = whole(&batch);
+        // Old values 0.3 below and returns 0.5 above: the clipped error of 0.6 counts, without a slope.
+        minibatch.returns = minibatch.value.iter().map(|v| v + 0.5).collect();
+        minibatch.value.iter_mut().for_each(|v| *v -= 0.3);
+        assert!((ppo.gradient(&agent, &minibatch, 0.2).value - 0.36).abs() < 1e-4);
+        assert_eq!(ppo.grad[ppo.grad.len() - 1], 0.0);
+    }
+
+    #[test]
+    fn every_row_is_used_and_means_are_over_what_they_say() {
+        let update = |change: &dyn Fn(&mut PpoConfig)| {
+            let (mut agent, mut ppo, batch) = small(|config| {
+                config.learning_rate = 1e-12;
+                change(config);
+            });
+            let metrics = ppo.update(&mut agent, &batch).expect("finite numbers");
+            (move |name: &str| metrics.get(name).expect("it is logged"), batch)
+        };
+        // Twelve rows by five.
+        assert_eq!(update(&|config| config.batch_size = 5).0("train/n_updates"), 3.0);
+        // The same gradient three times.
+        let (once, thrice) = (update(&|_| ()).0, update(&|config| config.num_epochs = 3).0);
+        let norm = once("train/grad_norm");
+        assert!((thrice("train/grad_norm") - norm).abs() < 1e-4 * norm && norm > 0.1, "{norm}");
+        let (metric, batch) = update(&|_| ());
+        assert_eq!(metric("train/explained_variance"), explained_variance(&batch.value, &batch.returns));
+        assert_ne!(metric("train/explained_variance"), explained_variance(&batch.returns, &batch.value));
+    }
+
+    #[test]
+    fn the_kl_is_that_of_the_last_epoch() {
+        let update = |num_epochs| {
+            let (mut agent, mut ppo, batch) =
+                small(|config| (config.num_epochs, config.learning_rate) = (num_epochs, 0.02));
+            let metrics = ppo.update(&mut agent, &batch).expect("finite numbers");
+            (metrics.get("train/approx_kl").expect("it is logged"), ppo.gradient(&agent, &whole(&batch), 0.2).approx_kl)
+        };
+        let ((first, after_one), (second, _)) = (update(1), update(2));
+        assert!(first < 1e-6 && after_one > 1e-4, "{first} {after_one}");
+        assert!((second - after_one).abs() < 1e-3 * after_one, "{second} is not {after_one}");
+    }
+
+    #[test]
+    fn advantages_are_standardised_by_the_minibatch_where_that_is_said() {
+        let loss = |advantage_norm| {
+            let (mut agent, mut ppo, mut batch) = small(|config| {
+                config.common.advantage_norm = advantage_norm;
+                config.learning_rate = 1e-12;
+            });
+            batch.advantage.iter_mut().for_each(|a| *a = *a * 3.0 + 7.0);
+            let metrics = ppo.update(&mut agent, &batch).expect("finite numbers");
+            let mut standardised = batch.advantage.clone();
+            standardize(&mut standardised);
+            let mean = |x: &[f32]| f64::from(x.iter().sum::<f32>()) / 12.0;
+            (
+                metrics.get("train/policy_gradient_loss").expect("it is logged"),
+                mean(&batch.advantage),
+                mean(&standardised),
+            )
+        };
+        let (found, raw, _) = loss(AdvantageNorm::None);
+        assert!((found + raw).abs() < 1e-3 * raw.abs(), "{found} is not −{raw}");
+        let (found, raw, standardised) = loss(AdvantageNorm::Minibatch);
+        assert!((found + standardised).abs() < 1e-4 && raw.abs() > 1.0, "{found} is not −{standardised}");
+    }
+
+    #[test]
+    fn steps_are_clipped_and_annealed_as_the_settings_say() {
+        let moved = |max_grad_norm| {
+            let (mut agent, mut ppo, batch) = small(|config| {
+                (config.adam_eps, config.max_grad_norm, config.learning_rate) = (1.0, max_grad_norm, 0.1);
+            });
+            let before = agent.model.params.clone();
+            ppo.update(&mut agent, &batch).expect("finite numbers");
+            before.iter().zip(&agent.model.params).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        assert!(moved(Some(1e-5)) < 2e-6 && moved(None) > 1e-3, "{} {}", moved(Some(1e-5)), moved(None));
+        for (anneal, part) in [(true, 0.5), (false, 1.0)] {
+            let (mut agent, mut ppo, batch) = small(|config| {
+                (config.anneal_lr, config.anneal_clip, config.learning_rate) = (anneal, anneal, 0.1);
+            });
+            agent.progress.env_steps = 12;
+            let metrics = ppo.update(&mut agent, &batch).expect("finite numbers");
+            let logged = ["train/learning_rate", "train/clip_range"].map(|name| metrics.get(name).expect("logged"));
+            assert_eq!(logged, [0.1 * part, 0.2 * part]);
         }
     }
 }

@@ -388,4 +388,17 @@ mod tests {
             assert_eq!(sample(&buffer), sample(&other));
         }
     }
+
+    #[test]
+    fn a_restart_is_saved_with_the_rows() {
+        // The fifth row does not follow on the fourth: 2 + 3/2 is all that the return from the third adds up.
+        let buffer = || ReplayBuffer::new(10, 1, 1, Returns { steps: 3, ..ONE_STEP });
+        let (mut before, mut after, mut snapshot) = (buffer(), buffer(), Snapshot::default());
+        (0..4).for_each(|i| before.add(&step(i as f32, false, false)).expect("room"));
+        before.cut();
+        before.save(&mut snapshot);
+        after.load(&snapshot).expect("its own snapshot");
+        (4..6).for_each(|i| after.add(&step(i as f32, false, false)).expect("room"));
+        assert_eq!(returns(&after, 2), (3.5, 0.25, 3.5));
+    }
 }

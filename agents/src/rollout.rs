@@ -314,14 +314,14 @@ mod tests {
     use crate::learner::Budget;
     use bregman_envs::{ActionSpace, EnvConfig, Registry};
 
-    /// Draws actions evenly; sees what there is.
+    /// Draws actions evenly; sees 2 x + 1.
     struct Even(ActionSpace);
 
     impl Act for Even {
         type Scratch = ();
 
         fn see(&self, obs: &[f64], seen: &mut [f32]) {
-            seen.iter_mut().zip(obs).for_each(|(y, &x)| *y = x as f32);
+            seen.iter_mut().zip(obs).for_each(|(y, &x)| *y = 2.0 * x as f32 + 1.0);
         }
 
         fn sample(&self, _: &[f32], rng: &mut NumpyRng, (): &mut (), action: &mut [f32]) -> f32 {
@@ -360,24 +360,25 @@ mod tests {
         let (one, two) = (workers(1), workers(2));
         let mut finished = Vec::new();
         let (mut cut, mut ended) = (0, 0);
+        let seen = |raw: &[f32]| raw.iter().map(|x| 2.0 * x + 1.0).collect::<Vec<f32>>();
         for t in 0..T {
             let steps = serial.step(&policy, &one).expect("it steps");
             assert_eq!(steps, parallel.step(&policy, &two).expect("it steps"));
             for lane in 0..3 {
                 let row = lane * T + t;
                 let next = &steps.next_obs[4 * lane..][..4];
-                assert_eq!(steps.obs[4 * lane..][..4], rows.obs[4 * row..][..4]);
+                assert_eq!(seen(&steps.obs[4 * lane..][..4]), rows.obs[4 * row..][..4]);
                 assert_eq!(steps.action[lane], rows.action[row]);
                 assert_eq!(steps.outcome[lane], rows.outcome[row]);
                 if let Ok(at) = rows.cut_rows.binary_search(&row) {
-                    assert_eq!(next, &rows.cut_obs[4 * at..][..4]);
+                    assert_eq!(seen(next), rows.cut_obs[4 * at..][..4]);
                     cut += 1;
                 } else if steps.outcome[lane].terminated {
                     // Fallen: the cart is off the track or the pole past 12 degrees, as no first observation is.
                     assert!(next[0].abs() > 2.4 || next[2].abs() > 0.209, "{next:?}");
                     ended += 1;
                 } else {
-                    assert_eq!(next, &rows.obs[4 * (row + 1)..][..4]);
+                    assert_eq!(seen(next), rows.obs[4 * (row + 1)..][..4]);
                 }
             }
             finished.extend(steps.episodes);

@@ -703,4 +703,24 @@ mod tests {
         }
         close(&product, &expected, 1e-7);
     }
+
+    #[test]
+    fn actions_of_several_components() {
+        // Means of 0 and σ of 1 and ½ at a = (1, 1): a/σ² in the means, a²/σ² − 1 in ln σ.
+        let score = linear(1, ActionSpace::Box { low: vec![-1.0; 2], high: vec![1.0; 2] }, true);
+        let params = [0.0, 0.0, 0.0, 0.0, 0.0, 0.5f64.ln()];
+        let single = Trajectory { obs: vec![0.0], action: vec![1.0; 2], log_prob: vec![0.0], reward: vec![1.0] };
+        let gradient = score.one(&params, &single, vec![1.0]);
+        close(&gradient, &[0.0, 0.0, 1.0, 4.0, 0.0, 3.0], 1e-12);
+        // The product is s ⟨s, v⟩ and what the gradient moves by along v.
+        let v = [0.3, -0.1, 0.2, 0.5, -0.4, 0.7];
+        let moved = |h: f64| -> Vec<f64> {
+            let there: Vec<f64> = params.iter().zip(&v).map(|(x, v)| x + h * v).collect();
+            score.one(&there, &single, vec![1.0])
+        };
+        let along: f64 = gradient.iter().zip(&v).map(|(g, v)| g * v).sum();
+        let bent = moved(1e-5).into_iter().zip(moved(-1e-5)).map(|(a, b)| (a - b) / 2e-5);
+        let expected: Vec<f64> = bent.zip(&gradient).map(|(bent, g)| bent + g * along).collect();
+        close(&score.one_product(Paper, &params, &v, &single, vec![1.0]), &expected, 1e-8);
+    }
 }

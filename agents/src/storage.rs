@@ -49,3 +49,20 @@ fn free_memory() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::Rows;
+
+    #[test]
+    fn half_of_the_free_memory_is_left_alone() {
+        // What is free changes while other tests run, but not by half.
+        let free = free_memory().expect("Linux says it");
+        assert!(Storage::Auto.is_disk(free / 4 * 3) && !Storage::Auto.is_disk(free / 4));
+        assert!(Storage::Disk.is_disk(1) && !Storage::Memory.is_disk(free * 2));
+        // A number of a row takes four bytes; rows that have not come yet take none.
+        let on_disk = |bytes: u64| Rows::new(1, bytes as usize / 4).kept(Storage::Auto).is_on_disk();
+        assert!(on_disk(free / 4 * 3) && !on_disk(free / 4));
+    }
+}

@@ -127,4 +127,13 @@ mod tests {
             at.advance(direction, 0.1, method.normalized());
         }
     }
+
+    #[test]
+    fn the_correction_weighs_what_momentum_leaves() {
+        // −2 + (1 − 0.3)(−0.5 − (−1)), with θ 2 and 1 before on −θ²/2.
+        let method = StormPg { momentum: MomentumConfig { momentum: 0.3, momentum_decay: 0.0 } };
+        let at = Iterates { t: 1, theta: vec![2.0], previous: vec![1.0], direction: vec![-0.5] };
+        let found = method.direction(&mut Quadratic::new(&[1.0]), &at, &mut NumpyRng::new(0), &mut Metrics::default());
+        assert!((found.expect("it cannot fail").direction[0] + 1.65).abs() < 1e-12);
+    }
 }

@@ -522,3 +522,17 @@ pub(crate) mod exact {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_as_long_as_the_step_size_or_that_times_the_direction() {
+        for (normalized, theta) in [(false, 2.5), (true, 1.5)] {
+            let mut at = Iterates::new(vec![1.0]);
+            at.advance(vec![3.0], 0.5, normalized);
+            assert_eq!((at.theta, at.previous, at.direction, at.t), (vec![theta], vec![1.0], vec![3.0], 1));
+        }
+    }
+}

@@ -416,8 +416,45 @@ mod tests {
             let (mut room, workers) = (FullBatch::new(&actor, 1000), alone());
             let step = policy_step(&config, &mut room.of(&actor, &batch, &workers), &mut params);
             let [_, kl, forward_kl, _] = step.after;
-            assert!(step.taken > 0.0 && params[2] < 0.0, "{step:?}");
-            assert!((if direction == KlDirection::OldNew { forward_kl } else { kl }) < 0.5, "{step:?}");
+            // F = 2 for ln σ, damped by 0.1: −√(2δ/2.1) = −0.690066, where KL(new ‖ old) is 0.316 and KL(old ‖ new) 0.798.
+            let (bounded, taken, log_std) = match direction {
+                KlDirection::NewOld => (kl, 1.0, -0.690_066),
+                KlDirection::OldNew => (forward_kl, 0.8, -0.552_052),
+            };
+            assert!(bounded < 0.5 && (step.taken - taken).abs() < 1e-12, "{step:?}");
+            close(&params[2..], &[log_std], 1e-4);
         }
+    }
+
+    #[test]
+    fn the_line_search_asks_for_an_improvement_and_as_often_as_it_may() {
+        let config =
+            |line_search_steps| TrpoConfig { line_search_steps, line_search_factor: 0.5, ..Default::default() };
+        // Nothing gained at the whole step, the constraint met everywhere.
+        let searched = |steps, gained: fn(f64) -> f64| line_search(&config(steps), |part| (gained(part), 0.0));
+        assert_eq!(searched(10, |part| if part > 0.9 { 0.0 } else { 1.0 }), 0.5);
+        assert_eq!(searched(10, |_| -1.0), 0.0);
+        assert_eq!(searched(10, |part| if part > 0.2 { -1.0 } else { 1.0 }), 0.125);
+        assert_eq!(searched(3, |part| if part > 0.2 { -1.0 } else { 1.0 }), 0.0);
+    }
+
+    #[test]
+    fn conjugate_gradients_take_as_many_steps_as_they_may() {
+        // N(0, ¼), A = a + a²: the gradient is (1, ½) and F (4, 2), so that F⁻¹g is even and g itself is not.
+        let stepped = |cg_iterations| {
+            let (actor, mut params) = gaussian(0.0, 0.5);
+            let batch = integral(|a| a + a * a);
+            let config =
+                TrpoConfig { cg_iterations, cg_damping: 0.0, target_kl: 1e-4, kl_slack: 1.1, ..Default::default() };
+            let (mut room, workers) = (FullBatch::new(&actor, 1000), alone());
+            let step = policy_step(&config, &mut room.of(&actor, &batch, &workers), &mut params);
+            (vec![params[1], params[2] - 0.5f32.ln()], step.iterations)
+        };
+        let (moved, iterations) = stepped(10);
+        close(&moved, &[0.005_773_5, 0.005_773_5], 1e-5);
+        assert!(iterations >= 2);
+        let (moved, iterations) = stepped(1);
+        close(&moved, &[0.006_666_7, 0.003_333_3], 1e-5);
+        assert_eq!(iterations, 1);
     }
 }

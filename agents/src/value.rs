@@ -170,4 +170,36 @@ mod tests {
         // Free inside the interval, though old + (value − old) is rounded away from the return.
         assert!((value_loss(0.02, -0.08, 0.5, Some(0.2)).slope + 0.96).abs() < 1e-6);
     }
+
+    /// A network of one weight and a bias of ½ at observations of 0, after a fit to returns of 1 with old values of 0.
+    fn fitted(rows: usize, change: impl FnOnce(&mut ValueConfig)) -> (f64, Vec<f32>, u64) {
+        let mut config = ValueConfig { vf_learning_rate: 0.1, vf_epochs: 1, vf_batch_size: 2, ..Default::default() };
+        change(&mut config);
+        let critic = Mlp::new(&[1, 1], crate::nn::Activation::Tanh);
+        let mut batch = crate::full_batch::exact::rollout(&vec![0.0; rows], 0.0, |_| 0.0);
+        (batch.value, batch.returns) = (vec![0.0; rows], vec![1.0; rows]);
+        let (mut fit, mut params) = (ValueFit::new(config, &critic, rows, Seed(1)), vec![0.0, 0.5]);
+        let loss = fit.fit(&critic, &mut params, &batch, 0.5);
+        let mut snapshot = Snapshot::default();
+        fit.save(&mut snapshot);
+        (loss, params, snapshot.u64("vf_adam/steps").expect("it is saved"))
+    }
+
+    #[test]
+    fn every_row_is_fitted_in_every_epoch() {
+        assert_eq!(fitted(3, |_| ()).2, 2);
+        assert_eq!(fitted(3, |config| config.vf_epochs = 3).2, 6);
+        // Adam's first step: the step size, or the half of it that half the budget leaves.
+        for (vf_anneal_lr, bias) in [(false, 0.6), (true, 0.55)] {
+            let (loss, params, _) = fitted(2, |config| config.vf_anneal_lr = vf_anneal_lr);
+            assert!(loss == 0.25 && (params[1] - bias).abs() < 1e-5, "{loss} {params:?}");
+        }
+    }
+
+    #[test]
+    fn the_clip_reaches_the_fit() {
+        // ½ is clipped to 0.2, whose error of 0.64 is the larger, and that has no slope.
+        let (loss, params, _) = fitted(2, |config| config.vf_clip_coef = Some(0.2));
+        assert!((loss - 0.64).abs() < 1e-6 && params == [0.0, 0.5], "{loss} {params:?}");
+    }
 }

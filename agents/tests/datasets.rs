@@ -116,6 +116,20 @@ write('seven_done', 7, timeouts=None, terminals=np.array([1,0,0,0,0,0,0], bool))
 }
 
 #[test]
+fn a_file_longer_than_what_is_read_at_a_time_has_successors_and_moments_throughout() {
+    let place = folder("long");
+    python(&place, &format!("{WRITE}\nwrite('long', 32_769)"));
+    let data = load(&config(&place, "long", Conversion::Own));
+    // 32,768 rows are read at a time: the successor of the last of them is the only row of the second stretch.
+    let mut batch = Batch::default();
+    data.push_row(32_767, &mut batch).expect("it is there");
+    assert_eq!((data.len(), batch.obs[0], batch.next_obs[0]), (32_768, 32_767.0, 32_768.0));
+    // 0 to 32,768: mean 16,384, variance (32,769² − 1)/12.
+    let std = ((32_769f64.powi(2) - 1.0) / 12.0).sqrt();
+    assert!((data.obs.mean[0] - 16_384.0).abs() < 1e-6 && (data.obs.std()[0] / std - 1.0).abs() < 1e-12);
+}
+
+#[test]
 fn every_type_that_files_use_is_read() {
     let place = folder("types");
     python(

@@ -135,6 +135,101 @@ fn one_network_for_both_learns_too() {
     let ppo = trained("product", 0.99, 30, |config| config.separate_networks = false);
     assert_eq!(ppo.model().best_action(&[-1.0]), [0.0]);
     assert_eq!(ppo.model().best_action(&[1.0]), [1.0]);
+    value(&ppo, -1.0, 1.0);
+    value(&ppo, 1.0, 1.0);
+}
+
+#[test]
+fn actions_are_sent_within_the_bounds_where_they_are_clipped() {
+    // σ = e⁴ = 55 in bounds of ±10, where −(a − 1)²/2 is at least −60.5.
+    let least = |clip_actions| {
+        let common = OnPolicyConfig {
+            num_steps: 64,
+            normalize_obs: false,
+            normalize_reward: false,
+            log_std_init: 4.0,
+            clip_actions,
+            ..Default::default()
+        };
+        let config = PpoConfig { common, ..Default::default() };
+        let setup = Setup { histograms: true, ..setup("bandit") };
+        let report = Ppo::learner(config, &setup).expect("the settings fit").step().expect("finite numbers");
+        let drawn = report.histograms.iter().find(|(name, _)| name == "rollout/action").expect("they are kept");
+        assert!(drawn.1.iter().any(|a| a.abs() > 20.0));
+        report.episodes.iter().map(|episode| episode.reward).fold(0.0, f64::min)
+    };
+    assert_eq!(least(true), -60.5);
+    assert!(least(false) < -100.0, "{}", least(false));
+}
+
+/// A small agent on `id`, after as many iterations, with what each logged.
+fn logged<U: Update>(mut agent: OnPolicy<U>, iterations: usize, name: &str) -> Vec<f64> {
+    let mut step = || agent.step().expect("finite numbers").metrics.get(name).expect("it is logged");
+    (0..iterations).map(|_| step()).collect()
+}
+
+/// MDPO on a probe in rollouts of 2 · 64 rows, nothing normalised.
+fn mirror(id: &str, budget: Budget, change: impl FnOnce(&mut MdpoConfig)) -> OnPolicy<Mdpo> {
+    let mut config = MdpoConfig::default();
+    config.common =
+        OnPolicyConfig { num_steps: 64, normalize_obs: false, normalize_reward: false, ..config.common.clone() };
+    change(&mut config);
+    Mdpo::learner(config, &Setup { budget, ..setup(id) }).expect("the settings fit")
+}
+
+#[test]
+fn mdpos_step_size_falls_over_the_budget_or_follows_the_kl() {
+    // Ten iterations of 128 steps, or of 10 optimiser steps: 0.5 · (1 − k/10).
+    for budget in [Budget::EnvSteps(1280), Budget::GradSteps(100)] {
+        let found = logged(mirror("constant", budget, |config| config.step_size = 0.5), 3, "train/step_size");
+        assert!(found.iter().zip([0.5, 0.45, 0.4]).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+    }
+    // No KL is near its target: t doubles up to a thousand times what it was.
+    let adaptive = |config: &mut MdpoConfig| {
+        (config.step_size_schedule, config.target_kl) = (StepSizeSchedule::Adaptive, 1e9);
+    };
+    let found = logged(mirror("constant", Budget::EnvSteps(1 << 20), adaptive), 12, "train/step_size");
+    assert_eq!((found[0], found[1], found[9], found[10], found[11]), (1.0, 2.0, 512.0, 1000.0, 1000.0));
+}
+
+#[test]
+fn mdpos_entropy_bonus_has_a_sign() {
+    let std = |ent_coef| {
+        let agent = mirror("constant_box", Budget::EnvSteps(1 << 20), |config| {
+            (config.ent_coef, config.inner.learning_rate) = (ent_coef, 1e-2);
+        });
+        logged(agent, 1, "train/std")[0]
+    };
+    assert!(std(10.0) > 1.05 && std(-10.0) < 0.95, "{} {}", std(10.0), std(-10.0));
+}
+
+#[test]
+fn full_batch_agents_count_their_steps_and_log_both_divergences() {
+    // The observation is always 0, so that the policy is one Gaussian.
+    fn check<U: Update>(mut agent: OnPolicy<U>, steps: u64) {
+        let look = |agent: &OnPolicy<U>| {
+            let std = agent.model().mean_std().expect("a free one");
+            (f64::from(agent.model().best_action(&[0.0])[0]), std)
+        };
+        let (mean, std) = look(&agent);
+        let metrics = agent.step().expect("finite numbers").metrics;
+        let (new_mean, new_std) = look(&agent);
+        assert!(((new_mean, new_std) != (mean, std)) && agent.progress().grad_steps == steps);
+        let kl = |m: f64, s: f64, m0: f64, s0: f64| (s0 / s).ln() + (s * s + (m - m0).powi(2)) / (2.0 * s0 * s0) - 0.5;
+        let (kl, forward_kl) = (kl(new_mean, new_std, mean, std), kl(mean, std, new_mean, new_std));
+        let logged = |name| metrics.get(name).expect("it is logged");
+        assert!((kl - forward_kl).abs() > 1e-2 * kl, "{kl} {forward_kl}");
+        assert!((logged("train/kl") - kl).abs() < 1e-3 * kl, "{} is not {kl}", logged("train/kl"));
+        assert!((logged("train/forward_kl") - forward_kl).abs() < 1e-3 * forward_kl);
+    }
+    let wide = |config: &mut OnPolicyConfig| {
+        (config.normalize_obs, config.normalize_reward, config.num_steps) = (false, false, 64);
+    };
+    let mut trpo = TrpoConfig { target_kl: 0.3, ..Default::default() };
+    wide(&mut trpo.common);
+    check(Trpo::learner(trpo, &setup("bandit")).expect("the settings fit"), 1);
+    let fast = |config: &mut MdpoConfig| (config.inner.learning_rate, config.step_size) = (3e-2, 10.0);
+    check(mirror("bandit", Budget::EnvSteps(1 << 20), fast), 10);
 }
 
 #[test]

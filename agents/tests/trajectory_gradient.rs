@@ -316,6 +316,20 @@ fn the_error_of_a_direction_is_measured_without_touching_the_run() {
 }
 
 #[test]
+fn the_two_halves_of_a_measurement_are_independent() {
+    // Of few episodes: their inner product estimates |∇J|² without bias, and is negative now and then; a square never is.
+    let mut probed = agent("pg", "probe_trajectories = 4\nprobe_every = 1\nstep_size = 1e-9", "lqr", "");
+    let mut squares = Vec::new();
+    for _ in 0..100 {
+        squares.extend(probed.step().expect("finite numbers").metrics.get("train/true_grad_square"));
+    }
+    assert!(
+        squares.len() == 100 && squares.iter().any(|&s| s < 0.0) && squares.iter().any(|&s| s > 0.0),
+        "{squares:?}"
+    );
+}
+
+#[test]
 fn parameter_counts_of_the_usual_policies() {
     // Means and log standard deviations, [64, 64]: 17·64+64 + 64·64+64 + 64·6+6 + 6.
     let count = |id: &str, hidden: &str| {

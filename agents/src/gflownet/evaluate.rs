@@ -309,7 +309,9 @@ mod tests {
         let mut state = vec![0; world.spec().state_len];
         let mut pair = |elements: [usize; 2]| {
             world.initial(&mut state);
-            elements.into_iter().for_each(|element| drop(world.apply(&mut state, element)));
+            for element in elements {
+                world.apply(&mut state, element);
+            }
             state.clone()
         };
         let (first, second) = (pair([0, 1]), pair([2, 3]));

@@ -126,4 +126,15 @@ mod tests {
         forward_row(&mut x, &[2.0; 11], &[0.5; 11]);
         assert_eq!(x, [0.5; 11]);
     }
+
+    #[test]
+    fn a_row_longer_than_the_partial_sums_by_hand() {
+        // 0 to 129, two chunks of 64 and a rest: mean 64.5, variance (130² − 1)/12 = 1408.25.
+        let mut x: Vec<f64> = (0..130).map(f64::from).collect();
+        forward_row(&mut x, &[1.0; 130], &[0.0; 130]);
+        for (i, x) in x.iter().enumerate() {
+            let expected = (i as f64 - 64.5) / 1408.25001f64.sqrt();
+            assert!((x - expected).abs() < 1e-12, "{x} is not {expected}");
+        }
+    }
 }

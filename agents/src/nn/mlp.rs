@@ -474,9 +474,13 @@ mod tests {
         let mut rng = NumpyRng::new(7);
         let activations = [Activation::Tanh, Activation::Relu, Activation::Elu, Activation::Silu];
         for (activation, norm) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
-            for (widths, rows) in
-                [(vec![3, 2], 5), (vec![17, 64, 64, 6], 64), (vec![5, 12, 7, 1], 10), (vec![4, 33, 1], 1)]
-            {
+            for (widths, rows) in [
+                (vec![3, 2], 5),
+                (vec![17, 64, 64, 6], 64),
+                (vec![5, 12, 7, 1], 10),
+                (vec![4, 33, 1], 1),
+                (vec![4, 130, 1], 9),
+            ] {
                 let mlp = Mlp::with_norm(&widths, activation, norm);
                 let mut params: Vec<T> = mlp.init(Init::Uniform, &mut rng);
                 // Gains and shifts start as 1 and 0, which would hide them.
