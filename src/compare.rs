@@ -592,6 +592,64 @@ fn env_of(task: &str) -> &str {
 mod tests {
     use super::*;
 
+    /// A run of PPO that logged `values` after so many environment steps, and half as many episodes.
+    fn run(settings: &str, env_steps: &[u64], values: &[f64]) -> Run {
+        let text = format!("{settings}\n[budget]\nenv_steps = 100\n[env]\nid = \"Pendulum-v1\"\n[agent.ppo]\n");
+        let file = RunFile::check(toml::from_str(&text).expect("TOML"), &Bregman::default()).expect("it is right");
+        let at = |(i, &env_steps): (usize, &u64)| Progress {
+            iterations: i as u64 + 1,
+            env_steps,
+            grad_steps: 7 * env_steps,
+            episodes: env_steps / 2,
+        };
+        let progress = env_steps.iter().enumerate().map(at).collect();
+        let series = Series { progress, seconds: Vec::new(), values: values.to_vec() };
+        Run { dir: PathBuf::new(), file, series, score: values[values.len() - 1] }
+    }
+
+    fn of(runs: impl IntoIterator<Item = Run>) -> Group {
+        Group { label: "ppo".into(), env: "Pendulum-v1".into(), runs: runs.into_iter().collect() }
+    }
+
+    #[test]
+    fn a_curve_is_the_interquartile_mean_over_runs() {
+        // Of the last values 1, 2, 3 and 100, two are left.
+        let curve = of([1.0, 2.0, 3.0, 100.0].map(|last| run("", &[0, 100], &[0.0, last]))).curve(Axis::EnvSteps);
+        assert_eq!((curve.x, curve.center, curve.band.len()), (vec![0.0, 100.0], vec![0.0, 2.5], 2));
+    }
+
+    #[test]
+    fn a_curve_goes_as_far_as_all_runs_do() {
+        // From 0 to 10 over 0 to 100 and over 50 to 150: at 50 they are at 5 and 0, at 100 at 10 and 5.
+        let curve = of([[0, 100], [50, 150]].map(|x| run("", &x, &[0.0, 10.0]))).curve(Axis::EnvSteps);
+        assert_eq!((curve.x.len(), curve.x[0], curve.x[99]), (100, 50.0, 100.0));
+        assert_eq!((curve.center[0], curve.center[99]), (2.5, 7.5));
+    }
+
+    #[test]
+    fn an_axis_counts_what_it_says() {
+        // Evaluations at episodes 0, 1 and 5: area (1 · (0 + 2)/2 + 4 · 2)/5.
+        let run = run("", &[0, 2, 10], &[0.0, 2.0, 2.0]);
+        assert_eq!((run.x(Axis::EnvSteps), run.x(Axis::Episodes)), (vec![0.0, 2.0, 10.0], vec![0.0, 1.0, 5.0]));
+        assert_eq!(stats::mean_height(&run.x(Axis::Episodes), &run.series.values), 9.0 / 5.0);
+        assert!(run.x(Axis::Wall).is_empty(), "no clock was kept");
+    }
+
+    #[test]
+    fn what_changes_no_result_makes_no_group_of_its_own() {
+        let settings = [
+            "seed = 1\nthreads = 1",
+            "seed = 2\nthreads = 2",
+            "seed = 3\n[checkpoint]\nevery = 7",
+            "seed = 4\n[observe]\nhistograms = true",
+        ];
+        let mut notes = Vec::new();
+        let runs: Vec<Run> = settings.map(|settings| run(settings, &[100], &[1.0])).into();
+        let groups = group(runs, &mut notes).expect("they are right");
+        assert_eq!(groups.iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [4], "{notes:?}");
+        assert_eq!(groups[0].label, "ppo");
+    }
+
     #[test]
     fn interpolation_is_linear_between_points_and_exact_on_them() {
         let (x, y) = ([0.0, 10.0, 30.0], [1.0, 2.0, 4.0]);

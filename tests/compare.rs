@@ -48,8 +48,12 @@ fn groups_statistics_areas_and_thresholds() {
     assert_eq!((code, notes.as_str()), (0, ""));
     let a = |statistic: &str| value(&csv, &format!("Pendulum-v1,ppo gamma=0.99,,{statistic}"));
     assert_eq!((a("runs"), a("mean"), a("median"), a("IQM")), (4.0, 40.0, 25.0, 25.0));
+    assert_eq!((a("env_steps"), a("seconds")), (1000.0, 20.0));
     // Triangles of width 500 and heights 10, 20, 30, 100 over a width of 500.
     assert_eq!(a("area"), 20.0);
+    let line = csv.lines().find(|line| line.starts_with("Pendulum-v1,ppo gamma=0.99,,mean,")).expect("a line");
+    let cells: Vec<f64> = line.split(',').skip(4).map(|cell| cell.parse().expect("a number")).collect();
+    assert!(cells[1] < cells[0] && cells[0] < cells[2], "the lower bound stands in front of the upper one: {line}");
     // Two of four reach 25, at the end: the median lies between 1,000 and never.
     assert_eq!((a("env_steps to 25"), a("seconds to 25")), (f64::INFINITY, f64::INFINITY));
     let b = |statistic: &str| value(&csv, &format!("Pendulum-v1,ppo gamma=0.9,,{statistic}"));

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bregman::agents::dataset::{Block, DatasetConfig, Source};
+use bregman::envs::hdf5::Dtype;
 use common::{PENDULUM, bregman, folder, run, write};
 
 /// An offline run on a dataset that names its environment.
@@ -137,6 +138,94 @@ fn tiers_are_recorded_inspected_converted_and_merged() {
         let left: Vec<_> = std::fs::read_dir(&place).expect("a folder").flatten().map(|e| e.file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("half")), "{left:?}");
     }
+}
+
+/// D4RL files by h5py: `write(name, rows, **changes)` has observations 0, 1, 2 …, rewards 10, 11 …, no flags and no successors.
+fn write_files(place: &Path, script: &str) {
+    let write = r#"
+import h5py, numpy as np
+def write(name, rows, **changes):
+    keys = dict(
+        observations=np.arange(rows, dtype="f4").reshape(-1, 1), actions=np.zeros((rows, 2), "f4"),
+        rewards=np.arange(10, 10 + rows, dtype="f4"), terminals=np.zeros(rows, bool), timeouts=np.zeros(rows, bool))
+    with h5py.File(name + ".hdf5", "w") as file:
+        for key, data in {**keys, **changes}.items():
+            file[key] = data
+"#;
+    let python = Path::new(env!("BREGMAN_VENV")).join("bin/python");
+    let output = Command::new(python).args(["-c", &[write, script].concat()]).current_dir(place).output();
+    let output = output.expect("Python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_merge_leaves_out_an_episode_that_its_file_cuts_short() {
+    let place = folder("merge-cut");
+    write_files(&place, "write('cut', 5, terminals=np.array([0, 0, 1, 0, 0], bool))");
+    said(&place, "dataset merge cut.hdf5 cut.hdf5 --format d4rl --out twice.hdf5");
+    assert_eq!(rows(&place, "twice.hdf5").0.reward, [10.0, 11.0, 12.0, 10.0, 11.0, 12.0]);
+}
+
+#[test]
+fn a_merge_is_in_double_precision_where_one_of_its_files_is() {
+    let place = folder("merge-precision");
+    write_files(
+        &place,
+        "
+for kind in ('f4', 'f8'):
+    write(kind, 2, observations=np.full((2, 1), 0.1, kind), terminals=np.array([0, 1], bool))
+",
+    );
+    said(&place, "dataset merge f4.hdf5 f8.hdf5 --format d4rl --out both.hdf5");
+    let single = f64::from(0.1_f32);
+    assert_eq!(rows(&place, "both.hdf5").0.obs, [single, single, 0.1, 0.1]);
+    let source = Source::open(&place.join("both.hdf5").display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(source.header().dtype, Dtype::F64);
+}
+
+#[test]
+fn actions_within_the_usual_bounds_are_said_to_be_in_that_box() {
+    let place = folder("usual-box");
+    write_files(
+        &place,
+        "
+write('within', 2, actions=np.array([[-1, 0.5], [1, 0]], 'f4'), terminals=np.array([0, 1], bool))
+write('beyond', 2, actions=np.array([[-1, 0.5], [1.5, 0]], 'f4'), terminals=np.array([0, 1], bool))
+",
+    );
+    for (name, bounds) in [
+        ("within", r#""low": [-1.0, -1.0], "high": [1.0, 1.0]"#),
+        ("beyond", r#""low": [-Infinity, -Infinity], "high": [Infinity, Infinity]"#),
+    ] {
+        said(&place, &format!("dataset convert {name}.hdf5 --format minari --out {name}-v0"));
+        let metadata = std::fs::read_to_string(place.join(format!("{name}-v0/data/metadata.json"))).expect("metadata");
+        let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
+        let space = metadata["action_space"].as_str().expect("a text");
+        assert!(space.contains(bounds), "{name}: {space}");
+    }
+}
+
+#[test]
+fn returns_and_lengths_are_told_of_finished_and_unfinished_episodes() {
+    let place = folder("inspect");
+    let script =
+        "write('six', 6, rewards=np.array([1, 1, 1, 1, 2, 4.0]), terminals=np.array([0, 0, 1, 0, 0, 0], bool))";
+    write_files(&place, script);
+    let object: serde_json::Value =
+        serde_json::from_str(&said(&place, "dataset inspect six.hdf5 --json")).expect("JSON");
+    // Returns 1 + 1 + 1 and 1 + 2 + 4; the last row has no successor and counts in the return alone.
+    assert_eq!((&object["rows"], &object["transitions"], &object["episodes"]), (&6.into(), &5.into(), &2.into()));
+    assert_eq!(object["return"], serde_json::json!({ "mean": 5.0, "std": 2.0, "min": 3.0, "max": 7.0 }));
+    assert_eq!(object["length"], serde_json::json!({ "mean": 2.5, "std": 0.5, "min": 2.0, "max": 3.0 }));
+    let problems: Vec<&str> =
+        object["problems"].as_array().expect("a list").iter().filter_map(|p| p.as_str()).collect();
+    assert!(problems.contains(&"the last episode is not finished"), "{problems:?}");
+    assert!(!problems.iter().any(|problem| problem.contains("no flag says so")), "{problems:?}");
+
+    // What has no successor is not converted: two returns of 3, half of the way from 1 to 5.
+    said(&place, "dataset convert six.hdf5 --format minari --out six-v0 --reference 1,5");
+    let told = said(&place, "dataset inspect six-v0");
+    assert!(told.contains("  score         50.0, 0 at 1 and 100 at 5\n"), "{told}");
 }
 
 /// A short run of SAC, whose buffer holds its last 150 of 402 steps.

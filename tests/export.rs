@@ -138,8 +138,21 @@ fn safetensors_hold_the_same_numbers_with_their_shapes() {
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("it is right");
     let metadata = metadata.metadata().as_ref().expect("words");
     assert_eq!(metadata["ops"], "normalize\nlinear\ntanh\nlinear\ntanh\nlinear\nclip");
-    let PolicyOp::Linear { bias, .. } = &chain(&place.join("r")).ops[5] else { panic!("the last layer") };
-    assert_eq!(file.tensor("5.linear.bias").expect("a bias").data(), bias[0].to_le_bytes());
+    let f64s = |data: &[f64]| data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let f32s = |data: &[f32]| data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    for (i, op) in chain(&place.join("r")).ops.iter().enumerate() {
+        let tensors = match op {
+            PolicyOp::Normalize { mean, std, clip } => {
+                vec![("normalize.mean", f64s(mean)), ("normalize.std", f64s(std)), ("normalize.clip", f64s(&[*clip]))]
+            }
+            PolicyOp::Linear { weight, bias } => vec![("linear.weight", f32s(weight)), ("linear.bias", f32s(bias))],
+            PolicyOp::Clip { low, high } => vec![("clip.low", f32s(low)), ("clip.high", f32s(high))],
+            PolicyOp::Activation(_) | PolicyOp::ArgMax { .. } => Vec::new(),
+        };
+        for (name, bytes) in tensors {
+            assert!(file.tensor(&format!("{i}.{name}")).expect(name).data() == bytes, "{i}.{name}");
+        }
+    }
 
     let (code, said) = run(&place, "export r --format onnx --out x --checkpoint 17");
     assert_eq!(

@@ -24,6 +24,59 @@ fn change(path: &Path, from: &str, to: &str) {
     std::fs::write(path, before.replace(from, to)).expect("writable");
 }
 
+/// What the last row of a run's `metrics.csv` says of `name`.
+fn last(run: &Path, name: &str) -> f64 {
+    let metrics = text(&run.join("metrics.csv"));
+    let names = metrics.lines().next().expect("a header");
+    let column = names.split(',').position(|column| column == name).expect(name);
+    let cell = metrics.lines().last().and_then(|row| row.split(',').nth(column)).expect("a cell");
+    cell.parse().expect("a number")
+}
+
+#[test]
+fn training_episodes_are_listed_and_the_last_hundred_averaged() {
+    let place = folder("window");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set env.max_episode_steps=20").0, 0);
+    let episodes = text(&place.join("r/episodes.csv"));
+    let rows: Vec<Vec<&str>> = episodes.lines().skip(1).map(|row| row.split(',').collect()).collect();
+    // 12,000 steps of 20 each.
+    assert_eq!(rows.len(), 600);
+    assert!(rows.iter().all(|row| row[3] == "20"));
+    let rewards: Vec<f64> = rows.iter().map(|row| row[2].parse().expect("a number")).collect();
+    let mean = rewards[500..].iter().sum::<f64>() / 100.0;
+    let logged = last(&place.join("r"), "rollout/ep_rew_mean");
+    assert!((logged - mean).abs() < 1e-9, "{logged} is not {mean}");
+}
+
+#[test]
+fn evaluation_has_a_time_limit_of_its_own() {
+    let place = folder("eval-limit");
+    write(&place, PENDULUM);
+    let limits = "--set env.max_episode_steps=40 --set eval.max_episode_steps=70";
+    assert_eq!(run(&place, &format!("train run.toml --out r --set budget.env_steps=300 {limits}")).0, 0);
+    let length = |name: &str| last(&place.join("r"), name);
+    assert_eq!((length("rollout/ep_len_mean"), length("eval/mean_ep_length")), (40.0, 70.0));
+}
+
+#[test]
+fn evaluation_episodes_start_from_seeds_far_from_those_of_training() {
+    let place = folder("eval-seed");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=300").0, 0);
+    let output = bregman(&place).args(["eval", "r", "--json", "--episodes", "2"]).output().expect("it starts");
+    let judged: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+
+    let (dir, bregman) = (place.join("r"), Bregman::default());
+    let file = bregman::train::read_run(&dir, &[], &bregman).expect("a run");
+    let mut learner = bregman::train::build_to_judge(&file, &bregman).expect("a learner");
+    bregman::train::load_policy(&dir, "last", learner.as_mut()).expect("it fits");
+    // The run's seed is 3: its second episode starts from 10,000 + 3 + 1.
+    let request = EvalRequest { episodes: 1, stochastic: false, seed: 10_004, max_episode_steps: None };
+    let second = learner.evaluate(&request).expect("it plays");
+    assert_eq!(judged["rewards"][1].as_f64(), Some(second.episodes[0].reward));
+}
+
 #[test]
 fn a_manifest_that_was_altered_anywhere_is_noticed() {
     let place = folder("manifest");

@@ -29,7 +29,7 @@ use crate::rollout::Runner;
 pub use sampler::{Curvature, Estimate, Estimates, Sampler};
 use sampler::{Estimator, single};
 
-/// Iterations in a row whose direction is not finite, after which a run ends.
+/// Iterations in a row without a step, of which the last ends a run if its direction is not finite.
 const PATIENCE: u32 = 20;
 
 /// Settings of every agent that learns from whole trajectories.

@@ -159,3 +159,42 @@ pub struct LaneState {
     /// Reward earned in this episode.
     pub reward: f64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ActionSpace, EnvSpec};
+
+    /// Shows NaN from the start.
+    struct Ill(EnvSpec);
+
+    impl Env for Ill {
+        fn spec(&self) -> &EnvSpec {
+            &self.0
+        }
+
+        fn reset(&mut self, _seed: Option<u64>, obs: &mut [f64]) -> Result<(), EnvError> {
+            obs[0] = f64::NAN;
+            Ok(())
+        }
+
+        fn step(&mut self, _action: &[f32], _next_obs: &mut [f64]) -> Result<Outcome, EnvError> {
+            Ok(Outcome { reward: 0.0, terminated: false, truncated: false })
+        }
+    }
+
+    #[test]
+    fn a_first_observation_that_is_not_finite_is_refused() {
+        let spec = EnvSpec {
+            id: "Ill".into(),
+            obs_dim: 1,
+            action_space: ActionSpace::Discrete { n: 1 },
+            max_episode_steps: None,
+            reward_threshold: None,
+            backend: "native",
+            parallel: true,
+        };
+        let error = Lane::new(0, Box::new(Ill(spec)), 0).err().expect("refused").to_string();
+        assert_eq!(error, "environment 0: observation[0] is NaN in episode 0 at step 0");
+    }
+}

@@ -110,4 +110,17 @@ mod tests {
         assert_eq!(check(&space, &[7.0]), "");
         assert_eq!(check(&space, &[]), "the action has 0 numbers; it takes 1");
     }
+
+    #[test]
+    fn a_box_with_one_bound_is_sampled_from_an_exponential_tail() {
+        let space = ActionSpace::Box { low: vec![0.0, f32::NEG_INFINITY], high: vec![f32::INFINITY, 0.0] };
+        let (mut rng, mut action, mut sums) = (crate::rng::NumpyRng::new(2), [0.0f32; 2], [0.0f64; 2]);
+        for _ in 0..10_000 {
+            space.sample(&mut rng, &mut action);
+            assert!(action[0] >= 0.0 && action[1] <= 0.0, "{action:?}");
+            sums.iter_mut().zip(action).for_each(|(sum, a)| *sum += f64::from(a));
+        }
+        // Means 1 and -1, each with an error of 0.01.
+        assert!((sums[0] / 1e4 - 1.0).abs() < 0.04 && (sums[1] / 1e4 + 1.0).abs() < 0.04, "{sums:?}");
+    }
 }

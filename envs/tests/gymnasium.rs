@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
-use bregman_envs::gymnasium::registered_ids;
+use bregman_envs::gymnasium::{registered_ids, spec_json};
 use bregman_envs::{ActionSpace, Backend, Env, EnvConfig, EnvEntry, EnvError, Lane, Outcome, Registry, lanes};
 
 /// A module of small environments, written to the folder that the tests run in: Python looks there for `imports`.
@@ -108,6 +108,21 @@ fn keyword_arguments_and_limits_arrive() {
     assert_eq!(env.spec().max_episode_steps, Some(2));
     env.step(&[0.0], &mut obs).expect("it steps");
     assert!(env.step(&[0.0], &mut obs).expect("it steps").truncated);
+}
+
+#[test]
+fn a_description_has_the_arguments_and_the_limit_and_leaves_gymnasiums_own_alone() {
+    let described = |config: &EnvConfig| -> serde_json::Value {
+        serde_json::from_str(&spec_json(config).expect("Gymnasium knows it")).expect("JSON")
+    };
+    let own = EnvConfig::new("Pendulum-v1");
+    let kwargs = toml::from_str("g = 9.81").expect("valid TOML");
+    let changed = described(&EnvConfig { max_episode_steps: Some(40), kwargs, ..own.clone() });
+    assert_eq!(changed["max_episode_steps"], 40);
+    assert_eq!(changed["kwargs"]["g"], 9.81);
+    let own = described(&own);
+    assert_eq!(own["max_episode_steps"], 200);
+    assert!(own["kwargs"].get("g").is_none(), "{own}");
 }
 
 #[test]

@@ -350,16 +350,20 @@ impl<'a> Plots<'a> {
         improvements.map(|(x, y, _, estimate)| (format!("{x} > {y}"), 0, estimate)).collect()
     }
 
+    /// The number of a label's colour.
+    fn number(&self, label: &str) -> usize {
+        self.labels.iter().position(|&other| other == label).unwrap_or(0)
+    }
+
     /// Panels of interval estimates, each with its title.
     fn intervals(&self) -> Vec<(String, Vec<IntervalRow>)> {
-        let number = |label: &str| self.labels.iter().position(|&other| other == label).unwrap_or(0);
         if let Some(aggregate) = &self.comparison.aggregate {
             let all: Vec<_> =
                 aggregate.groups.iter().map(|(label, scores)| (label, Aggregate::estimates(scores))).collect();
             return (0..4)
                 .filter_map(|statistic| {
                     let rows = all.iter().map(|(label, estimates)| {
-                        Some((label.to_string(), number(label), estimates.get(statistic)?.1))
+                        Some((label.to_string(), self.number(label), estimates.get(statistic)?.1))
                     });
                     let name = format!("{}, normalised", all.first()?.1.get(statistic)?.0);
                     Some((name, rows.collect::<Option<Vec<_>>>()?))
@@ -368,7 +372,8 @@ impl<'a> Plots<'a> {
         }
         let groups = &self.comparison.groups;
         let panel = |(name, statistic): &(&str, stats::Statistic)| {
-            let row = |group: &super::Group| (group.label.clone(), number(&group.label), group.estimate(*statistic));
+            let row =
+                |group: &super::Group| (group.label.clone(), self.number(&group.label), group.estimate(*statistic));
             (format!("{name}, {}", groups[0].env), groups.iter().map(row).collect())
         };
         STATISTICS.iter().map(panel).collect()
@@ -401,9 +406,9 @@ impl<'a> Plots<'a> {
             .label_style(canvas.font(LABEL))
             .draw()
             .map_err(plain)?;
-        for (i, (_, scores)) in aggregate.groups.iter().enumerate() {
+        for (label, scores) in &aggregate.groups {
             let line = taus.iter().copied().zip(stats::profile(scores, &taus)).collect();
-            draw_line(&mut chart, line, i, canvas)?;
+            draw_line(&mut chart, line, self.number(label), canvas)?;
         }
         Ok(())
     }
@@ -622,6 +627,37 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::{Group, Selection};
+
+    #[test]
+    fn a_label_that_the_aggregate_leaves_out_keeps_its_colour_from_the_others() {
+        let group = |label: &str| Group { label: label.into(), env: "Pendulum-v1".into(), runs: Vec::new() };
+        let scores = |label: &str| (label.to_string(), vec![vec![0.0, 1.0]; 2]);
+        let comparison = Comparison {
+            selection: Selection {
+                dirs: Vec::new(),
+                metric: "eval/mean_reward".into(),
+                x: Axis::EnvSteps,
+                threshold: Vec::new(),
+                scores: None,
+            },
+            meaning: String::new(),
+            groups: ["a", "b", "c"].map(group).into(),
+            aggregate: Some(Aggregate {
+                envs: ["Pendulum-v1", "CartPole-v1"].map(String::from).into(),
+                normalization: String::new(),
+                groups: ["b", "c"].map(scores).into(),
+            }),
+            notes: Vec::new(),
+        };
+        let svg = Plots::new(&comparison).svg(&Figure::Profile).expect("a picture");
+        // Once in the legend, and where there is a line in the profile once more.
+        let drawn = |i: usize| {
+            let RGBColor(red, green, blue) = color(i);
+            svg.matches(&format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\"")).count()
+        };
+        assert_eq!([0, 1, 2].map(drawn), [1, 2, 2]);
+    }
 
     #[test]
     fn a_line_stops_at_what_is_not_a_number() {

@@ -164,7 +164,7 @@ fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &B
     for file in &files {
         train::load_policy(dir, &format!("policies/{file}"), learner)?;
         rewards.push(train::evaluate(run, learner, Some(10), false)?.mean_reward());
-        if let Some(chosen) = nearest_to(random + (best - random) / 3.0, &rewards) {
+        if let Some(chosen) = nearest_to(goal(random, best), &rewards) {
             let (file, reward) = (files[chosen].clone(), rewards[chosen]);
             note!("medium is policies/{file}: {reward:.1}, between {random:.1} at random and {best:.1} at best");
             train::load_policy(dir, &format!("policies/{file}"), learner)?;
@@ -176,6 +176,11 @@ fn find_medium(run: &RunFile, dir: &Path, learner: &mut dyn Learner, bregman: &B
          `checkpoint.snapshot_every` keeps policies while a run trains, and `--checkpoint` names one",
         dir.display()
     )
+}
+
+/// A third of the way from the return at random to the best.
+fn goal(random: f64, best: f64) -> f64 {
+    random + (best - random) / 3.0
 }
 
 /// Which of `rewards` is nearest to `goal`, once the last of them has reached it.
@@ -235,5 +240,11 @@ mod tests {
         assert_eq!(nearest_to(1000.0, &[100.0, 900.0, 300.0, 3000.0]), Some(1));
         assert_eq!(nearest_to(1000.0, &[100.0, 900.0, 1050.0]), Some(2));
         assert_eq!(nearest_to(1000.0, &[1500.0]), Some(0));
+    }
+
+    #[test]
+    fn medium_is_a_third_of_the_way_to_the_best() {
+        // 900 from one to the other.
+        assert_eq!(goal(-1200.0, -300.0), -900.0);
     }
 }

@@ -83,3 +83,21 @@ fn record(mut event: Event) -> io::Result<Vec<u8>> {
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_by_hand() {
+        // 0 to 30 in thirty bins of width 1, the largest with the one below it: sum 30 · 31 / 2, squares 30 · 31 · 61 / 6.
+        let samples: Vec<f32> = (0..=30u8).map(f32::from).collect();
+        let bars = histogram(&samples).expect("there are samples");
+        assert_eq!((bars.get_min(), bars.get_max(), bars.get_num()), (0.0, 30.0, 31.0));
+        assert_eq!((bars.get_sum(), bars.get_sum_squares()), (465.0, 9455.0));
+        let limits: Vec<f64> = (1..=30u8).map(f64::from).collect();
+        assert_eq!(bars.get_bucket_limit(), limits);
+        assert_eq!(bars.get_bucket(), [&[1.0; 29][..], &[2.0]].concat());
+        assert!(histogram(&[]).is_none());
+    }
+}

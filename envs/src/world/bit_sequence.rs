@@ -292,6 +292,24 @@ mod tests {
     }
 
     #[test]
+    fn a_relative_distance_is_a_part_of_the_bits_and_a_mode_is_found_at_its_distance() {
+        let modes = ["0000", "1111"].map(String::from).into();
+        let config = BitSequenceConfig {
+            num_bits: 4,
+            word_bits: 2,
+            beta: 3.0,
+            relative: true,
+            modes,
+            mode_distance: 1,
+            ..Default::default()
+        };
+        let world = BitSequence::new(config).expect("a world");
+        // 0001 differs from 0000 in one bit of four, 0011 from both modes in two.
+        assert_eq!((world.log_reward(&[0, 1, 2]), world.mode(&[0, 1, 2])), (-0.75, Some(0)));
+        assert_eq!((world.log_reward(&[0, 3, 2]), world.mode(&[0, 3, 2])), (-1.5, None));
+    }
+
+    #[test]
     fn states_are_counted_as_far_as_64_bits_go() {
         // 1 + 4 + 16 prefixes; 5 contents of two places.
         assert_eq!(four(&["0110"], true).spec().num_states, Some(21));

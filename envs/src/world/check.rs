@@ -176,6 +176,7 @@ mod tests {
         infinite: bool,
         astray: bool,
         inconsistent: bool,
+        miscounted: bool,
     }
 
     impl Broken {
@@ -242,6 +243,11 @@ mod tests {
         fn encode(&self, _: &[i32], row: &mut [f32]) {
             row[0] = 1.0;
         }
+
+        /// One path leads to each string.
+        fn log_paths(&self, state: &[i32]) -> Option<f64> {
+            Some(if self.miscounted { f64::from(state[0]) } else { 0.0 })
+        }
     }
 
     #[test]
@@ -258,5 +264,8 @@ mod tests {
         assert!(said(|world| world.infinite = true).contains("the log-reward is -inf: give rewards a positive floor"));
         assert!(said(|world| world.astray = true).contains("action 1 and the backward action it names do not cancel"));
         assert!(said(|world| world.inconsistent = true).contains("the energy is not minus the log-reward"));
+        assert!(said(|world| world.miscounted = true).contains("`log_paths` is not the sum over its parents"));
+        let short = said(|world| world.spec.as_mut().expect("set").max_len = 1);
+        assert!(short.contains("a trajectory goes on after 1 steps, its `max_len`, in state "), "{short}");
     }
 }

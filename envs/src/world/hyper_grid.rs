@@ -253,6 +253,9 @@ mod tests {
             (4, 20, (1e-3, 0.5, 2.0), 5672.0, 256),
             (4, 20, (1e-4, 1.0, 3.0), 10784.0, 256),
             (8, 10, (1e-3, 0.5, 2.0), 940_320.0, 256),
+            // Cells exactly at ¼ are in the middle, and those exactly at 0.3 and at 0.4 in the outer part.
+            (1, 9, (0.1, 0.5, 2.0), 0.9 + 4.0 * 0.5 + 2.0 * 2.0, 2),
+            (1, 11, (0.1, 0.5, 2.0), 1.1 + 6.0 * 0.5, 0),
         ] {
             let world = grid(d, h, rewards.0, rewards.1, rewards.2);
             let log_z = world.log_z().expect("a closed form");

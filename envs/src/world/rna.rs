@@ -171,6 +171,15 @@ mod tests {
         assert_eq!((fold("GGAAACC"), fold("GGGAAACCC"), fold("GAAACGAAAC")), (2, 3, 2));
         // G pairs with U too; a crossing is not counted.
         assert_eq!((fold("GAAAU"), fold("GAGAACAC"), fold("")), (1, 1, 0));
+        // The same pairs the other way round, and two bases that are none.
+        assert_eq!((fold("UAAAA"), fold("CAAAG"), fold("UAAAG"), fold("CAAAU")), (1, 1, 1, 0));
+    }
+
+    #[test]
+    fn a_pair_is_worth_beta() {
+        let world = Rna::new(RnaConfig { length: 5, beta: 2.0 }).expect("a world");
+        let state = [2, 0, 0, 0, 1, 5];
+        assert_eq!((world.describe(&state), world.log_reward(&state)), ("GAAAC".into(), 2.0));
     }
 
     #[test]

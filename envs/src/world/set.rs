@@ -338,4 +338,51 @@ mod tests {
             check_world(&SetWorld::sized(size), 3, 1).expect("a sound world");
         }
     }
+
+    /// The objects whose log-reward is above `threshold`: those that complete `sum` by `left` elements of these energies, each
+    /// with the number of elements that have it, lowest first. Elements of one energy are alike.
+    fn count_above(threshold: f64, energies: &[(f64, usize)], left: usize, sum: f64) -> u64 {
+        let Some((&(energy, count), rest)) = energies.split_first() else {
+            return u64::from(left == 0 && -sum > threshold);
+        };
+        // Even the lowest of them may be too few, or too high.
+        let all = energies.iter().flat_map(|&(energy, count)| std::iter::repeat_n(energy, count));
+        let lowest: Vec<f64> = all.take(left).collect();
+        if lowest.len() < left || -(sum + lowest.iter().sum::<f64>()) < threshold - 1e-9 {
+            return 0;
+        }
+        let with = |k: usize| choices(count, k) * count_above(threshold, rest, left - k, sum + k as f64 * energy);
+        (0..=count.min(left)).map(with).sum()
+    }
+
+    #[test]
+    fn modes_are_the_objects_above_the_threshold() {
+        for (size, reward, modes) in
+            [(SetSize::Small, 0.25f64, 90), (SetSize::Medium, 7e5, 1_310_386), (SetSize::Large, 7e5, 1_805_756)]
+        {
+            let world = SetWorld::sized(size);
+            let n = world.energies().len();
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by(|&i, &j| world.energies()[i].total_cmp(&world.energies()[j]));
+            let mut energies: Vec<(f64, usize)> = Vec::new();
+            for &i in &order {
+                match energies.last_mut() {
+                    Some((energy, count)) if *energy == world.energies()[i] => *count += 1,
+                    _ => energies.push((world.energies()[i], 1)),
+                }
+            }
+            assert!(energies.len() == 10 && energies.iter().all(|&(_, count)| count == n / 10), "{size:?}");
+            assert_eq!(count_above(reward.ln(), &energies, world.choose(), 0.0), modes, "{size:?}");
+            assert_eq!(world.num_modes(), Some(modes), "{size:?}");
+
+            let set = |elements: &[usize]| {
+                let mut state = vec![0; n + 1];
+                elements.iter().for_each(|&i| state[i] = 1);
+                state[n] = elements.len() as i32;
+                state
+            };
+            let (best, worst) = (set(&order[..world.choose()]), set(&order[n - world.choose()..]));
+            assert!(world.mode(&best).is_some() && world.mode(&worst).is_none(), "{size:?}");
+        }
+    }
 }
