@@ -192,7 +192,7 @@ pub fn write(run: &Path, mut manifest: Manifest, snapshot: &Snapshot) -> Result<
         manifest.sha256 = hash(&serde_json::to_vec_pretty(&manifest)?).sha256;
         write_synced(&temporary.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
         File::open(&temporary)?.sync_all()?;
-        // One that is there stays whole until the new one is in its place.
+        // One that is there stays whole until the new one is in its place; between the renames `recover` finds it.
         let old = folder.join(format!(".{name}.old.tmp"));
         if place.exists() {
             if old.exists() {
@@ -248,6 +248,22 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(fs::rename(&temporary, path)?)
     };
     attempt().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Puts back a checkpoint that a kill caught between its old name and its place's new holder.
+///
+/// # Errors
+/// The file system's.
+pub fn recover(run: &Path) -> Result<()> {
+    let folder = run.join("checkpoints");
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let place = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".old.tmp"));
+        if let Some(place) = place.map(|name| folder.join(name)).filter(|place| !place.exists()) {
+            fs::rename(entry.path(), &place).with_context(|| format!("putting back {}", place.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Positions of the checkpoints of a run, ascending. Leftovers of interrupted writing are not among them.
@@ -540,6 +556,24 @@ mod tests {
             assert!(read(&run, 300, Part::Whole(Storage::Auto)).expect("it is whole").1 == snapshot(x));
         }
         assert_eq!(fs::read_dir(run.join("checkpoints")).expect("a folder").count(), 1, "nothing else stays");
+    }
+
+    #[test]
+    fn a_checkpoint_that_a_kill_caught_between_two_names_is_put_back() {
+        let run = run_folder("between");
+        write_at(&run, 300);
+        let (place, old) = (folder(&run, 300), run.join("checkpoints/.00000300.old.tmp"));
+        fs::rename(&place, &old).expect("it is there");
+        fs::create_dir(run.join("checkpoints/.00000300.tmp")).expect("writable");
+        assert_eq!(positions(&run), [0; 0]);
+        recover(&run).expect("writable");
+        assert_eq!(positions(&run), [300]);
+        assert!(read(&run, 300, Part::Whole(Storage::Auto)).is_ok() && !old.exists());
+        // Where the new one is in its place the old one is a leftover.
+        fs::create_dir(&old).expect("writable");
+        recover(&run).expect("writable");
+        assert!(read(&run, 300, Part::Whole(Storage::Auto)).is_ok() && old.exists());
+        recover(&run.join("nowhere")).expect("nothing to do");
     }
 
     /// A checkpoint at `added` with a buffer of 40,000 rows of `[n, −n]`, of which `added` have come.

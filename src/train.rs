@@ -255,6 +255,7 @@ impl Training {
     pub fn resume(dir: &Path, patches: &[String], bregman: &Bregman) -> Result<Training> {
         check_holds_run(dir)?;
         let lock = hold(dir)?;
+        checkpoint::recover(dir)?;
         let storage = read_run(dir, patches, bregman).map_or(Storage::Auto, |run| run.buffer_storage());
         let Some((mut manifest, snapshot)) = last_whole(dir, Part::Whole(storage))? else {
             let run = read_run(dir, patches, bregman)?;
@@ -474,7 +475,7 @@ impl Training {
         self.state.stopped |= self.run.eval.stop_at.is_some_and(|goal| Criterion::reaches(criterion, score, goal));
         // What was best by something else is not the best by this.
         let best = self.best().filter(|_| self.state.criterion.as_ref() == criterion);
-        let improved = best.is_none_or(|(best, _)| score != best && Criterion::reaches(criterion, score, best));
+        let improved = best.is_none_or(|(best, _)| improves(criterion, score, best));
         if improved {
             self.state.criterion = criterion.cloned();
             self.state.best = Some((Return(score), self.position()));
@@ -515,6 +516,11 @@ impl Training {
     fn policy_path(&self, position: u64) -> PathBuf {
         self.dir.join("policies").join(format!("{position:08}.safetensors"))
     }
+}
+
+/// Whether a score is better than the best so far: any number is better than NaN.
+fn improves(criterion: Option<&Criterion>, score: f64, best: f64) -> bool {
+    if best.is_nan() { !score.is_nan() } else { score != best && Criterion::reaches(criterion, score, best) }
 }
 
 fn position(run: &RunFile, learner: &dyn Learner) -> u64 {
@@ -650,4 +656,21 @@ fn note_resume(dir: &Path, position: u64) -> Result<()> {
         _ => drop(meta.insert("resumed".into(), json!([record]))),
     }
     checkpoint::write_whole(&path, serde_json::to_string_pretty(&meta)?.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_that_is_no_number_is_the_best_only_until_there_is_one() {
+        let l1 = Criterion { name: "L1".into(), metric: "eval/l1".into(), least: true };
+        for criterion in [None, Some(&l1)] {
+            assert!(improves(criterion, -5.0, f64::NAN) && improves(criterion, f64::NEG_INFINITY, f64::NAN));
+            assert!(!improves(criterion, f64::NAN, -5.0) && !improves(criterion, f64::NAN, f64::NAN));
+            assert!(!improves(criterion, 2.0, 2.0), "the first of two equal ones stays");
+        }
+        assert!(improves(None, 3.0, 2.0) && !improves(None, 1.0, 2.0));
+        assert!(improves(Some(&l1), 1.0, 2.0) && !improves(Some(&l1), 3.0, 2.0));
+    }
 }

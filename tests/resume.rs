@@ -5,6 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bregman::Bregman;
 use bregman::envs::rng::NumpyRng;
 use common::{PENDULUM, SAC, bregman, folder, run, write};
 
@@ -179,6 +180,34 @@ fn a_finished_run_says_so_and_goes_on_with_a_larger_budget() {
     assert_eq!(run(&place, "train --resume r --set budget.env_steps=1800").0, 0);
     let metrics = std::fs::read_to_string(place.join("r/metrics.csv")).expect("it is there");
     assert_eq!(metrics.lines().count(), 1 + 6);
+}
+
+#[test]
+fn a_run_that_ended_early_goes_on_where_the_goal_is_another() {
+    let place = folder("goal");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set eval.stop_at=-1e9").0, 0);
+    let (r, bregman) = (place.join("r"), Bregman::default());
+    let env_steps = || bregman::run_dir::progress(&r).env_steps;
+    assert_eq!(env_steps(), 3000, "the first evaluation reaches it");
+    let read = |patches: &[String]| bregman::train::read_run(&r, patches, &bregman).expect("a run");
+    let (before, other) = (read(&[]), read(&["eval.stop_at=1e9".to_string()]));
+    let finished = |run| bregman::train::is_finished(run, &before, &r).expect("a checkpoint");
+    assert!(finished(&before) && !finished(&other));
+    assert_eq!(run(&place, "train --resume r --set eval.stop_at=1e9").0, 0);
+    assert_eq!(env_steps(), 12_000);
+}
+
+#[test]
+fn a_resumed_runs_clock_goes_on() {
+    let place = folder("clock");
+    write(&place, PENDULUM);
+    assert_eq!(run(&place, "train run.toml --out r --set budget.env_steps=6000").0, 0);
+    assert_eq!(run(&place, "train --resume r --set budget.env_steps=12000").0, 0);
+    let timing = std::fs::read_to_string(place.join("r/timing.csv")).expect("it is there");
+    let cells = timing.lines().skip(1).map(|row| row.split(',').nth(2).expect("a cell"));
+    let seconds: Vec<f64> = cells.map(|cell| cell.parse().expect("a number")).collect();
+    assert!(seconds.len() == 40 && seconds.is_sorted(), "{seconds:?}");
 }
 
 #[test]
