@@ -113,7 +113,7 @@ fn build(agent: &str, settings: &Table, setup: &Setup, bregman: &Bregman) -> Res
         bad_input!("`{agent}` has no estimates to check; there are {}", known().collect::<Vec<_>>().join(", "));
     };
     let sentence = |error: AgentConfigError| match error {
-        AgentConfigError::Parse { path, error } => BadInput(format!("`{path}`: {}", error.message())),
+        AgentConfigError::Parse { path, error } => run_file::sentence(&path, &error),
         AgentConfigError::Value(error) => BadInput(error.to_string()),
     };
     Ok(build(settings, setup).map_err(sentence)?)

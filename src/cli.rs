@@ -76,7 +76,7 @@ struct TrainArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     patches: Vec<String>,
     /// The run's seed, in place of the file's
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with = "resume", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// The run directory [default: runs/AGENT-ENV-sSEED]
     #[arg(long, conflicts_with = "resume")]

@@ -494,7 +494,7 @@ pub fn patch(table: &mut Table, change: &str) -> Result<()> {
 }
 
 /// Serde's complaint as a sentence that names the key and the nearest known one.
-fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
+pub(crate) fn sentence(path: &str, error: &toml::de::Error) -> BadInput {
     let message = error.message();
     let mut names = message.split('`').skip(1).step_by(2);
     let parent = if path.is_empty() || path == "." { "" } else { path };

@@ -14,6 +14,9 @@ use crate::{Bregman, train};
 /// Objects drawn at a time.
 const CHUNK: usize = 4096;
 
+/// Seeds there are: the upper half of a chunk's own seed, whose lower half is the chunk's number.
+const SEEDS: u64 = 1 << 32;
+
 /// Arguments of `bregman sample`.
 #[derive(Args)]
 pub struct SampleArgs {
@@ -50,6 +53,9 @@ pub fn sample(args: &SampleArgs, bregman: &Bregman) -> Result<()> {
     if args.n == 0 {
         bad_input!("`--n 0`: at least 1");
     }
+    if args.seed >= SEEDS {
+        bad_input!("`--seed {}`: less than {SEEDS}", args.seed);
+    }
     let run = train::read_run(&args.dir, &[], bregman)?;
     let mut learner = train::build_to_judge(&run, bregman)?;
     train::load_policy(&args.dir, &args.checkpoint, learner.as_mut())?;
@@ -60,7 +66,7 @@ pub fn sample(args: &SampleArgs, bregman: &Bregman) -> Result<()> {
         text += "object,log_reward,log_prob\n";
     }
     for (chunk, start) in (0..args.n).step_by(CHUNK).enumerate() {
-        let seed = args.seed.wrapping_mul(1 << 32).wrapping_add(chunk as u64);
+        let seed = args.seed * SEEDS + chunk as u64;
         let Some(drawn) = learner.sample(CHUNK.min(args.n - start), seed)? else {
             let agent = run.agent(bregman)?.0.name;
             bad_input!("{agent} acts in an environment and builds no objects: watch it by `bregman eval`");

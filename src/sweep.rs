@@ -204,7 +204,7 @@ fn plan(args: &SweepArgs, bregman: &Bregman) -> Result<(Vec<Job>, usize)> {
                 let mut patches = patches(args, path)?;
                 patches.extend(args.grid.iter().zip(point).map(|(axis, value)| format!("{}={value}", axis.key)));
                 patches.push(format!("seed={seed}"));
-                match job(name, path, &patches, args, bregman)? {
+                match job(name, path, &patches, args, bregman).map_err(|error| blame_grid(error, &args.grid, point))? {
                     Some(job) => jobs.push(job),
                     None => finished += 1,
                 }
@@ -212,6 +212,16 @@ fn plan(args: &SweepArgs, bregman: &Bregman) -> Result<(Vec<Job>, usize)> {
         }
     }
     Ok((jobs, finished))
+}
+
+/// The error of a run, told of `--grid` where the value that was refused stands there.
+fn blame_grid(error: anyhow::Error, grid: &[Axis], point: &[String]) -> anyhow::Error {
+    let told = error.to_string();
+    let blamed = grid.iter().zip(point).find(|(axis, value)| told == format!("`--set {}={value}`", axis.key));
+    match (blamed, error.chain().nth(1)) {
+        (Some((axis, value)), Some(cause)) => BadInput(format!("`--grid {}={value}`: {cause}", axis.key)).into(),
+        _ => error,
+    }
 }
 
 /// One run as a job; `None` where it is finished.

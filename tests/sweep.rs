@@ -49,6 +49,21 @@ fn seeds_are_given_in_one_way() {
 }
 
 #[test]
+fn a_wrong_value_is_told_of_where_it_stands() {
+    let place = folder("sweep-grid");
+    write(&place, PENDULUM);
+    let refusal = |arguments: &str| run(&place, &format!("sweep run.toml --seeds 1 --out s {arguments}"));
+    for option in ["--grid", "--set"] {
+        let sentence =
+            format!("error: `{option} agent.ppo.gama=0.9`: unknown key `agent.ppo.gama`; did you mean `gamma`?");
+        assert_eq!(refusal(&format!("{option} agent.ppo.gama=0.9")), (2, sentence));
+    }
+    let (code, said) = refusal("--grid agent.ppo.gamma=0.9,1.5");
+    let sentence = "error: `--grid agent.ppo.gamma=1.5`: agent.ppo: `gamma = 1.5`: a discount lies in [0, 1]";
+    assert_eq!((code, said.as_str()), (2, sentence));
+}
+
+#[test]
 fn a_sweep_killed_in_the_middle_leaves_no_orphans_and_ends_with_the_same_bytes() {
     let place = folder("sweep-kill");
     write(&place, &PENDULUM.replace("12_000", "60_000"));

@@ -39,6 +39,7 @@ fn estimates_are_checked_against_closed_forms() {
     );
     let there = "harpg, n_harpg, n_pg, n_pg_igt, pg, storm_pg";
     refused("ppo --env lqr", &format!("`ppo` has no estimates to check; there are {there}"));
+    refused("pg --env lqr --set gama=0.9", "unknown key `gama`; did you mean `gamma`?");
     refused("pg --env CartPole-v1", "the gradient in `CartPole-v1` is no closed form; it is in lqr and two_state");
     refused(
         "harpg --env lqr --set hessian_estimator=causal --set discount_state_weighting=false",

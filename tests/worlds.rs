@@ -75,6 +75,18 @@ fn objects_are_drawn_from_any_checkpoint_the_same_every_time() {
         assert!(cells[2].parse::<f64>().expect("a number") < 0.0 && cells[0].len() == 3);
     }
     assert_eq!(table.lines().count(), 31);
+
+    // 4,096 objects are drawn at a time: those behind them are others.
+    draw("sample r --n 4200 --out many.csv");
+    let table = std::fs::read_to_string(place.join("many.csv")).expect("it is there");
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), 4200);
+    assert_ne!(rows[4096..], rows[..104]);
+
+    // The number of such a stretch takes half of the bits that a stream starts from.
+    assert_ne!(drawn, draw("sample r --n 30 --seed 4294967295"));
+    let sentence = "error: `--seed 4294967296`: less than 4294967296".to_string();
+    assert_eq!(run(&place, "sample r --n 30 --seed 4294967296"), (2, sentence));
 }
 
 #[test]
@@ -134,7 +146,8 @@ fn the_best_evaluation_is_the_least_distance_and_is_named() {
     assert!(said.contains(&format!("best evaluation: L1 {least:.4} at ")), "{said}");
     assert!(said.contains("sample it:  bregman sample r\n") && said.contains("tensorboard --logdir r"), "{said}");
     let (code, said) = run(&place, "eval r --video a.gif");
-    let sentence = "error: `--video`: objects built in hyper_grid(height=6) cannot be filmed; `bregman sample` writes them";
+    let sentence =
+        "error: `--video`: objects built in hyper_grid(height=6) cannot be filmed; `bregman sample` writes them";
     assert_eq!((code, said.as_str()), (2, sentence));
     let (code, said) = run(&place, "sample r --n 0");
     assert_eq!((code, said.as_str()), (2, "error: `--n 0`: at least 1"));
