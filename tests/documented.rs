@@ -70,8 +70,20 @@ fn defaults_are_the_papers() {
         // Schulman et al. 2017, Table 3, and Huang et al. 2022 for the rest.
         (
             "ppo",
-            "learning_rate 3e-4 num_steps 2048 num_epochs 10 batch_size 64 gamma 0.99 gae_lambda 0.95 clip_coef 0.2",
+            "learning_rate 3e-4 num_steps 2048 num_epochs 10 batch_size 64 gamma 0.99 gae_lambda 0.95 clip_coef 0.2 \
+             vf_coef 0.5 max_grad_norm 0.5 adam_eps 1e-5",
         ),
+        // sb3-contrib.
+        (
+            "trpo",
+            "target_kl 0.01 kl_direction 'new_old' kl_slack 1 cg_iterations 15 cg_tolerance 1e-10 cg_damping 0.1 \
+             line_search_steps 10 line_search_factor 0.8 vf_learning_rate 1e-3 vf_epochs 10 vf_batch_size 128",
+        ),
+        // The code released with N-PG-IGT; STORM-PG by its paper's rate.
+        ("pg", "step_decay 0.6666666666666666 step_size 0.01"),
+        ("storm_pg", "step_decay 0.3333333333333333 momentum 0.1"),
+        ("fma_pg", "eta 1"),
+        ("sso", "eta 0.05"),
         // Madan et al. 2023.
         ("subtb", "lambda 0.9"),
         // The code of Tiapkin et al. 2024, on hypergrids.
