@@ -373,7 +373,7 @@ mod tests {
             }
             assert!(energies.len() == 10 && energies.iter().all(|&(_, count)| count == n / 10), "{size:?}");
             assert_eq!(count_above(reward.ln(), &energies, world.choose(), 0.0), modes, "{size:?}");
-            assert_eq!(world.num_modes(), Some(modes), "{size:?}");
+            assert_eq!((world.mode_above, world.num_modes()), (Some((reward.ln(), modes)), Some(modes)), "{size:?}");
 
             let set = |elements: &[usize]| {
                 let mut state = vec![0; n + 1];
