@@ -273,8 +273,8 @@ mod tests {
         let (mut target, mut noise, config) = (td3.critics.clone(), td3.noise.clone(), td3.config.clone());
         target.params.clone_from(&target.target);
         td3.update(&mut agent, &batch, &mut Means::default()).expect("finite numbers");
-        for i in 0..6 {
-            let action = config.target_action(next[i], noise.standard_normal(), (-2.0, 2.0));
+        for (i, &mean) in next.iter().enumerate() {
+            let action = config.target_action(mean, noise.standard_normal(), (-2.0, 2.0));
             let q = target.values_of(&batch.next_obs[3 * i..3 * i + 3], &[action]);
             close(td3.y[i], batch.reward[i] + 0.9 * batch.bootstraps[i] * q[0].min(q[1]), 1e-5);
         }
