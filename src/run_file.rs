@@ -200,10 +200,11 @@ impl RunFile {
     /// Checks a table and writes all defaults out.
     pub fn check(table: Table, bregman: &Bregman) -> Result<RunFile> {
         let table = with_env_of_dataset(table)?;
-        check_top(&table, bregman)?;
+        check_top(&table)?;
         let says_every = table.get("eval").is_some_and(|eval| eval.get("every").is_some());
-        let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table))
-            .map_err(|e| sentence(&e.path().to_string(), e.inner()))?;
+        let mut run: RunFile = serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|e| {
+            misplaced(&table, e.inner(), bregman).unwrap_or_else(|| sentence(&e.path().to_string(), e.inner()))
+        })?;
         let positive = |key: &str, value: u64| match value {
             0 => Err(BadInput(format!("`{key} = 0`: at least 1"))),
             _ => Ok(()),
@@ -333,9 +334,8 @@ impl RunFile {
     }
 }
 
-/// Refuses what serde would refuse in words of its own: a budget in another unit, an agent's table or setting without its place,
-/// a file without a budget or an agent.
-fn check_top(table: &Table, bregman: &Bregman) -> Result<()> {
+/// Refuses what serde would refuse in words of its own: a budget in another unit, a file without a budget or an agent.
+fn check_top(table: &Table) -> Result<()> {
     if let Some(Value::Table(budget)) = table.get("budget") {
         let units = ["env_steps", "grad_steps"];
         if let Some(unknown) = budget.keys().find(|key| !units.contains(&key.as_str())) {
@@ -343,22 +343,6 @@ fn check_top(table: &Table, bregman: &Bregman) -> Result<()> {
                 Some(near) => bad_input!("unknown key `budget.{unknown}`; did you mean `{near}`?"),
                 None => bad_input!("unknown key `budget.{unknown}`; there are {}", units.join(", ")),
             }
-        }
-    }
-    let agent = match table.get("agent") {
-        Some(Value::Table(agents)) => agents.keys().next().and_then(|name| bregman.agents.get(name)),
-        _ => None,
-    };
-    for key in table.keys() {
-        if bregman.agents.get(key).is_some() {
-            bad_input!("unknown key `{key}`; an agent's settings stand in [agent.{key}]");
-        }
-        let settings = agent.map(|agent| (agent.settings)()).unwrap_or_default();
-        if let Some(agent) = agent
-            && key != "seed"
-            && settings.iter().any(|setting| setting.key == *key)
-        {
-            bad_input!("unknown key `{key}`; did you mean `agent.{}.{key}`?", agent.name);
         }
     }
     for (key, remedy) in [
@@ -370,6 +354,20 @@ fn check_top(table: &Table, bregman: &Bregman) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where an unknown key at the top belongs, if it is an agent's name or a setting of the file's agent.
+fn misplaced(table: &Table, error: &toml::de::Error, bregman: &Bregman) -> Option<BadInput> {
+    let key = error.message().strip_prefix("unknown field `")?.split('`').next()?;
+    if !table.contains_key(key) {
+        return None;
+    }
+    if bregman.agents.get(key).is_some() {
+        return Some(BadInput(format!("unknown key `{key}`; an agent's settings stand in [agent.{key}]")));
+    }
+    let agent = bregman.agents.get(table.get("agent")?.as_table()?.keys().next()?)?;
+    let known = (agent.settings)().iter().any(|setting| setting.key == key);
+    known.then(|| BadInput(format!("unknown key `{key}`; did you mean `agent.{}.{key}`?", agent.name)))
 }
 
 /// An environment's id, with the version of the one in Rust where none is said.
