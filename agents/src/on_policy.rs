@@ -444,7 +444,7 @@ pub(crate) fn load_stream(snapshot: &Snapshot, name: &str) -> Result<NumpyRng, L
 mod tests {
     use super::*;
     use crate::learner::Array;
-    use crate::ppo::{Ppo, PpoConfig};
+    use crate::ppo::{Ppo, pendulums};
     use crate::rollout::Act;
 
     #[test]
@@ -476,29 +476,8 @@ mod tests {
         assert_eq!(explained_variance(&[1.5, 1.5], &[1.0, 2.0]), 0.0);
     }
 
-    /// PPO on two copies of Pendulum: rollouts of 2 · 6 rows, nothing normalised.
     fn small(change: impl FnOnce(&mut OnPolicyConfig)) -> OnPolicy<Ppo> {
-        let mut common = OnPolicyConfig {
-            num_steps: 6,
-            hidden_sizes: vec![8],
-            advantage_norm: AdvantageNorm::None,
-            normalize_obs: false,
-            normalize_reward: false,
-            ..Default::default()
-        };
-        change(&mut common);
-        let config = PpoConfig { common, batch_size: 12, num_epochs: 1, ..Default::default() };
-        let setup = Setup {
-            seed: 1,
-            threads: 1,
-            device: Default::default(),
-            env: bregman_envs::EnvConfig { num_envs: 2, ..bregman_envs::EnvConfig::new("Pendulum-v1") },
-            envs: Default::default(),
-            dataset: None,
-            budget: crate::learner::Budget::EnvSteps(1 << 20),
-            histograms: true,
-        };
-        Ppo::learner(config, &setup).expect("the settings fit")
+        pendulums(|config| change(&mut config.common))
     }
 
     #[test]

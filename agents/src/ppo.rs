@@ -343,12 +343,38 @@ impl Minibatch {
     }
 }
 
+/// PPO on two copies of Pendulum with rollouts of 2 · 6 rows, nothing normalised; one minibatch unless changed, and a budget of two
+/// rollouts.
+#[cfg(test)]
+pub(crate) fn pendulums(change: impl FnOnce(&mut PpoConfig)) -> OnPolicy<Ppo> {
+    let common = OnPolicyConfig {
+        num_steps: 6,
+        hidden_sizes: vec![8],
+        advantage_norm: AdvantageNorm::None,
+        normalize_obs: false,
+        normalize_reward: false,
+        ..Default::default()
+    };
+    let mut config = PpoConfig { common, batch_size: 12, num_epochs: 1, max_grad_norm: None, ..Default::default() };
+    change(&mut config);
+    let setup = Setup {
+        seed: 1,
+        threads: 1,
+        device: Default::default(),
+        env: bregman_envs::EnvConfig { num_envs: 2, ..bregman_envs::EnvConfig::new("Pendulum-v1") },
+        envs: Default::default(),
+        dataset: None,
+        budget: crate::learner::Budget::EnvSteps(24),
+        histograms: false,
+    };
+    Ppo::learner(config, &setup).expect("the settings fit")
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Kind, Tensor};
 
     use super::*;
-    use crate::learner::Budget;
     use crate::on_policy::standardize;
 
     fn close(a: f32, b: f32) {
@@ -395,29 +421,9 @@ mod tests {
         }
     }
 
-    /// PPO on two copies of Pendulum with rollouts of 2 · 6 rows, nothing normalised; one minibatch unless changed.
+    /// Agent, algorithm and a rollout of [`pendulums`].
     fn small(change: impl FnOnce(&mut PpoConfig)) -> (Agent, Ppo, Batch) {
-        let common = OnPolicyConfig {
-            num_steps: 6,
-            hidden_sizes: vec![8],
-            advantage_norm: AdvantageNorm::None,
-            normalize_obs: false,
-            normalize_reward: false,
-            ..Default::default()
-        };
-        let mut config = PpoConfig { common, batch_size: 12, num_epochs: 1, max_grad_norm: None, ..Default::default() };
-        change(&mut config);
-        let setup = Setup {
-            seed: 1,
-            threads: 1,
-            device: Default::default(),
-            env: bregman_envs::EnvConfig { num_envs: 2, ..bregman_envs::EnvConfig::new("Pendulum-v1") },
-            envs: Default::default(),
-            dataset: None,
-            budget: Budget::EnvSteps(24),
-            histograms: false,
-        };
-        Ppo::learner(config, &setup).expect("the settings fit").apart()
+        pendulums(change).apart()
     }
 
     /// All rows of a rollout.
