@@ -12,13 +12,12 @@ import concurrent.futures
 import csv
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import time
 
-from common import ROOT, peer_python
+from common import ROOT, interval, peer_python
 
 BINARY = os.environ.get("BREGMAN", ROOT / "target" / "release" / "bregman")
 # The first three of PPO are also run with the peer; the others are ours alone.
@@ -69,12 +68,6 @@ def run_sb3(agent, env, seed):
     script = ROOT / "scripts" / "peers" / "sb3_train.py"
     command = [peer_python(".venv-peers", "requirements.txt"), script, agent, "--env", env, "--seed", str(seed), "--out", log]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def interval(values, resamples=10_000):
-    rng = random.Random(0)
-    means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(resamples))
-    return means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1]
 
 
 def records(agent, name):
