@@ -3,15 +3,16 @@
 //! Runs form a group when agent, environment and settings are the same but for the seed. A group is named after its agent
 //! and the settings in which the groups of that agent and environment differ, or after agent and `label` where the run file has
 //! one. A run counts when it is finished; its score is
-//! the last value of the metric.
+//! the last value of the metric, or the mean of its last few.
 
 pub mod plot;
 pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -37,9 +38,12 @@ pub struct Selection {
     /// Run directories, or folders that hold them at any depth
     #[arg(required = true)]
     pub dirs: Vec<PathBuf>,
-    /// The number to compare; a run's score is its last value
+    /// The number to compare
     #[arg(long, default_value = "eval/mean_reward")]
     pub metric: String,
+    /// A run's score is the mean of the metric's last N values
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub last: NonZeroUsize,
     /// What curves and areas run over
     #[arg(long, value_enum, default_value = "env_steps")]
     pub x: Axis,
@@ -117,7 +121,7 @@ pub struct Run {
     pub file: RunFile,
     /// The metric as it was logged.
     pub series: Series,
-    /// The metric's last value.
+    /// The metric's last value, or the mean of its last few.
     pub score: f64,
 }
 
@@ -439,8 +443,14 @@ fn read_run(dir: &Path, selection: &Selection, bregman: &Bregman) -> Result<Run>
         "it stands at {now} of {total}; go on with it: bregman train --resume {}",
         dir.display()
     );
-    let score = series.last().with_context(|| format!("it has no value of `{}`", selection.metric))?;
-    ensure!(score.is_finite(), "`{}` ends at {score}", selection.metric);
+    let (values, wanted) = (&series.values, selection.last.get());
+    ensure!(!values.is_empty(), "it has no value of `{}`", selection.metric);
+    ensure!(values.len() >= wanted, "it has {} values of `{}` and not {wanted}", values.len(), selection.metric);
+    let last = &values[values.len() - wanted..];
+    if let Some(value) = last.iter().find(|value| !value.is_finite()) {
+        bail!("`{}` ends at {value}", selection.metric);
+    }
+    let score = last.iter().sum::<f64>() / wanted as f64;
     ensure!(selection.x != Axis::Wall || !series.seconds.is_empty(), "its timing.csv does not go with its metrics.csv");
     Ok(Run { dir: dir.into(), file, series, score })
 }

@@ -637,6 +637,7 @@ mod tests {
             selection: Selection {
                 dirs: Vec::new(),
                 metric: "eval/mean_reward".into(),
+                last: std::num::NonZeroUsize::MIN,
                 x: Axis::EnvSteps,
                 threshold: Vec::new(),
                 scores: None,

@@ -217,8 +217,12 @@ fn by_env(comparison: &Comparison) -> Table {
         true => format!("Brackets: 95 % percentile bootstrap over runs, {RESAMPLES} resamples. "),
         false => "One run each, so there are no intervals: `bregman sweep --seeds 5` makes more. ".into(),
     };
+    let score = match selection.last.get() {
+        1 => "its last value".into(),
+        n => format!("the mean of its last {n} values"),
+    };
     let mut notes = vec![
-        format!("`{}`{meaning}{protocol}. A run's score is its last value.", selection.metric),
+        format!("`{}`{meaning}{protocol}. A run's score is {score}.", selection.metric),
         format!(
             "{brackets}IQM: interquartile mean. Area: under the curve over {}, divided by its width. Minutes: median over \
              runs.",
