@@ -28,7 +28,7 @@ ENCODER = VectorEncoderFactory([256, 256])
 
 
 def episodes(path, scaled):
-    """The file's whole episodes; as in our readers, rows after the last end belong to none."""
+    """The file's episodes, each up to a terminal or a timeout; rows after the last of those are left out, of which our data has none."""
     with h5py.File(path) as file:
         keys = ["observations", "actions", "rewards", "terminals", "timeouts"]
         obs, actions, rewards, terminals, timeouts = (file[key][:] for key in keys)
