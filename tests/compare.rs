@@ -86,15 +86,17 @@ fn groups_statistics_areas_and_thresholds() {
 fn a_score_may_be_the_mean_of_the_last_values() {
     let place = folder("compare-last");
     for (seed, values) in [(1, [0.0, 10.0]), (2, [30.0, 50.0])] {
-        fake(place.join(format!("runs/s{seed}")), "Pendulum-v1", "", seed, values);
+        let path = fake(place.join(format!("runs/s{seed}")), "Pendulum-v1", "", seed, values).join("metrics.csv");
+        let metrics = std::fs::read_to_string(&path).expect("it is there");
+        std::fs::write(path, metrics.replace("1,250,1,0,\n", "1,250,1,0,-600\n")).expect("writable");
     }
     let (code, csv, _) = compare(&place, "runs --last 2 --format csv");
     assert_eq!((code, value(&csv, "Pendulum-v1,ppo,2,eval/mean_reward")), (0, 40.0));
     assert_eq!(value(&csv, "Pendulum-v1,ppo,,mean"), 22.5);
     let (_, text, _) = compare(&place, "runs --last 2");
     assert!(text.contains("A run's score is the mean of its last 2 values."), "{text}");
-    let (code, _, said) = compare(&place, "runs --last 3");
-    assert!(code == 2 && said.contains("it has 2 values of `eval/mean_reward` and not 3"), "{said}");
+    let (code, _, said) = compare(&place, "runs --last 4");
+    assert!(code == 2 && said.contains("it has 3 values of `eval/mean_reward` and not 4"), "{said}");
     assert_eq!(compare(&place, "runs --last 0").0, 2);
 }
 
