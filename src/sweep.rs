@@ -1,7 +1,8 @@
 //! Many runs side by side: every seed of every point of a grid, each a process of this program.
 //!
 //! The directory is the state. A run that lies there is gone on with, a finished one is skipped, so the same command
-//! again after a kill does what is left. Each child holds the reading end of a pipe as its standard input and is told to
+//! again after a kill does what is left, and several sweeps may share a directory: what a run needs is asked again when
+//! its turn comes, and one that another process trains is waited for. Each child holds the reading end of a pipe as its standard input and is told to
 //! save and stop when that ends: it ends when the sweep does, even by SIGKILL, so no child trains on alone. Children are
 //! in process groups of their own, so that Ctrl-C reaches them by that one way.
 
@@ -109,6 +110,8 @@ struct Job {
     /// Its directory below the sweep's.
     name: String,
     dir: PathBuf,
+    run_file: PathBuf,
+    patches: Vec<String>,
     /// Arguments of `bregman`.
     arguments: Vec<String>,
     budget: Budget,
@@ -125,6 +128,19 @@ impl Job {
     fn log(&self) -> PathBuf {
         self.dir.join(CONSOLE_LOG)
     }
+
+    /// Starts what is left of the run by now, with its words going to its log; `None` where another process has finished it.
+    fn start(&self, bregman: &Bregman) -> Result<Option<(Job, Child)>> {
+        let (run_file, patches) = (self.run_file.clone(), self.patches.clone());
+        let Some(job) = job(self.name.clone(), self.dir.clone(), run_file, patches, bregman)? else { return Ok(None) };
+        fs::create_dir_all(&job.dir).with_context(|| job.dir.display().to_string())?;
+        let log = File::options().create(true).append(true).open(job.log());
+        let log = log.with_context(|| job.log().display().to_string())?;
+        let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
+        command.args(&job.arguments).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let child = command.spawn().context("starting a run")?;
+        Ok(Some((job, child)))
+    }
 }
 
 /// Runs what `args` ask for: exit code 0 all finished, 1 some failed, 128 + signal interrupted.
@@ -140,7 +156,7 @@ pub fn sweep(args: &SweepArgs, bregman: &Bregman) -> Result<ExitCode> {
         Some(jobs) => jobs,
         None => default_jobs(args, bregman)?,
     };
-    let failures = Sweep::new(jobs, at_once, total, finished).run()?;
+    let failures = Sweep::new(jobs, at_once, total, finished).run(bregman)?;
     let out = args.out.display();
     if train::interrupted() {
         note!("stopped; everything is saved, and the same command goes on");
@@ -204,7 +220,10 @@ fn plan(args: &SweepArgs, bregman: &Bregman) -> Result<(Vec<Job>, usize)> {
                 let mut patches = patches(args, path)?;
                 patches.extend(args.grid.iter().zip(point).map(|(axis, value)| format!("{}={value}", axis.key)));
                 patches.push(format!("seed={seed}"));
-                match job(name, path, &patches, args, bregman).map_err(|error| blame_grid(error, &args.grid, point))? {
+                let dir = args.out.join(&name);
+                match job(name, dir, path.clone(), patches, bregman)
+                    .map_err(|error| blame_grid(error, &args.grid, point))?
+                {
                     Some(job) => jobs.push(job),
                     None => finished += 1,
                 }
@@ -225,9 +244,8 @@ fn blame_grid(error: anyhow::Error, grid: &[Axis], point: &[String]) -> anyhow::
 }
 
 /// One run as a job; `None` where it is finished.
-fn job(name: String, path: &Path, patches: &[String], args: &SweepArgs, bregman: &Bregman) -> Result<Option<Job>> {
-    let run = RunFile::read(path, patches, bregman)?;
-    let dir = args.out.join(&name);
+fn job(name: String, dir: PathBuf, run_file: PathBuf, patches: Vec<String>, bregman: &Bregman) -> Result<Option<Job>> {
+    let run = RunFile::read(&run_file, &patches, bregman)?;
     let mut arguments = vec!["train".to_string()];
     if dir.join("run.toml").exists() {
         let before = train::read_run(&dir, &[], bregman)?;
@@ -245,12 +263,12 @@ fn job(name: String, path: &Path, patches: &[String], args: &SweepArgs, bregman:
             arguments.extend(["--set".into(), format!("{key}={value}")]);
         }
     } else {
-        arguments.extend([path.display().to_string(), "--out".into(), dir.display().to_string()]);
+        arguments.extend([run_file.display().to_string(), "--out".into(), dir.display().to_string()]);
         arguments.extend(patches.iter().flat_map(|patch| ["--set".to_string(), patch.clone()]));
     }
     arguments.push("--until-stdin-closes".into());
     let total = run.budget.total();
-    let mut job = Job { name, dir, arguments, budget: run.budget, total, position: 0 };
+    let mut job = Job { name, dir, run_file, patches, arguments, budget: run.budget, total, position: 0 };
     job.look();
     Ok(Some(job))
 }
@@ -347,13 +365,13 @@ impl Sweep {
         }
     }
 
-    fn run(mut self) -> Result<Vec<Failure>> {
+    fn run(mut self, bregman: &Bregman) -> Result<Vec<Failure>> {
         loop {
             if train::interrupted() {
                 // Closing their standard input tells the children to save and stop.
                 self.running.iter_mut().for_each(|running| drop(running.child.stdin.take()));
             } else {
-                self.start_what_fits()?;
+                self.start_what_fits(bregman)?;
             }
             if self.running.is_empty() && (self.queue.is_empty() || train::interrupted()) {
                 break;
@@ -368,20 +386,24 @@ impl Sweep {
         Ok(self.failures)
     }
 
-    fn start_what_fits(&mut self) -> Result<()> {
+    fn start_what_fits(&mut self, bregman: &Bregman) -> Result<()> {
         while self.running.len() < self.at_once {
-            // After a kill of the sweep, its children need a moment to save; their runs wait for that.
+            // After a kill of a sweep, its children need a moment to save; their runs wait for that.
             let Some(next) = self.queue.iter().position(|job| !train::is_held(&job.dir)) else {
                 if let Some(job) = self.queue.front().filter(|_| !std::mem::replace(&mut self.waited, true)) {
                     self.say(&format!("{} is being trained by another process; waiting for it to end", job.name));
                 }
                 break;
             };
-            let Some(job) = self.queue.remove(next) else { break };
-            let child = match start(&job) {
-                Ok(child) => child,
+            let Some(planned) = self.queue.remove(next) else { break };
+            let (job, child) = match planned.start(bregman) {
+                Ok(Some(started)) => started,
+                Ok(None) => {
+                    self.finish(&planned);
+                    continue;
+                }
                 Err(error) => {
-                    self.fail(&job, format!("{error:#}"));
+                    self.fail(&planned, format!("{error:#}"));
                     continue;
                 }
             };
@@ -412,16 +434,11 @@ impl Sweep {
             bar.finish_and_clear();
             job.look();
             match status.code() {
-                Some(0) => {
-                    self.finished += 1;
-                    self.ended_units += job.total;
-                    let last = run_dir::last_evaluation(&job.dir).map_or(String::new(), |(criterion, last)| {
-                        format!(": evaluation {}", Criterion::written(criterion.as_ref(), last))
-                    });
-                    self.say(&format!("{} finished{last}", job.name));
-                }
+                Some(0) => self.finish(&job),
                 // What stops a whole group of processes reaches the children too.
                 Some(129 | 130 | 143) if train::interrupted() => self.ended_units += job.position,
+                // Another process was quicker to take the run.
+                _ if train::is_held(&job.dir) => self.queue.push_back(job),
                 _ => {
                     let words = last_words(&job, status);
                     self.fail(&job, words);
@@ -429,6 +446,15 @@ impl Sweep {
             }
         }
         Ok(())
+    }
+
+    fn finish(&mut self, job: &Job) {
+        self.finished += 1;
+        self.ended_units += job.total;
+        let last = run_dir::last_evaluation(&job.dir).map_or(String::new(), |(criterion, last)| {
+            format!(": evaluation {}", Criterion::written(criterion.as_ref(), last))
+        });
+        self.say(&format!("{} finished{last}", job.name));
     }
 
     fn fail(&mut self, job: &Job, words: String) {
@@ -478,16 +504,6 @@ impl Sweep {
             None => note!("{line}"),
         }
     }
-}
-
-/// Starts a run with its words going to its log.
-fn start(job: &Job) -> Result<Child> {
-    fs::create_dir_all(&job.dir).with_context(|| job.dir.display().to_string())?;
-    let log = File::options().create(true).append(true).open(job.log());
-    let log = log.with_context(|| job.log().display().to_string())?;
-    let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
-    command.args(&job.arguments).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    command.spawn().context("starting a run")
 }
 
 /// The last line of a run's log, or how it ended where it said nothing.

@@ -181,6 +181,16 @@ fn check_holds_run(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn check_holds_no_run(dir: &Path) -> Result<()> {
+    if dir.join("run.toml").exists() {
+        let dir = dir.display();
+        bad_input!(
+            "{dir} already holds a run: choose another place with --out, or go on with that run by --resume {dir}"
+        );
+    }
+    Ok(())
+}
+
 /// Whether the last whole checkpoint in `dir`, begun as `before`, leaves `run` nothing to do.
 pub fn is_finished(run: &RunFile, before: &RunFile, dir: &Path) -> Result<bool> {
     Ok(last_whole(dir, Part::Policy)?.is_some_and(|(manifest, _)| {
@@ -234,18 +244,14 @@ pub struct Training {
 impl Training {
     /// Starts a run in a directory that holds none.
     pub fn start(run: RunFile, dir: &Path, bregman: &Bregman) -> Result<Training> {
-        if dir.join("run.toml").exists() {
-            let dir = dir.display();
-            bad_input!(
-                "{dir} already holds a run: choose another place with --out, or go on with that run by --resume {dir}"
-            );
-        }
+        check_holds_no_run(dir)?;
         let mut learner = build(&run, bregman)?;
         reference(&run)?;
         prepare(&run, learner.as_mut(), bregman)?;
         let unwritable = |e: std::io::Error| BadInput(format!("{}: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(unwritable)?;
         let lock = hold(dir)?;
+        check_holds_no_run(dir)?;
         std::fs::write(dir.join("meta.json"), serde_json::to_string_pretty(&sitting())?).map_err(unwritable)?;
         checkpoint::write_whole(&dir.join("run.toml"), run.to_toml()?.as_bytes())?;
         Training::new(run, dir, learner, bregman, None, lock)

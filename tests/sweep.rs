@@ -116,6 +116,29 @@ fn ctrl_c_saves_every_run_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn two_sweeps_of_one_directory_share_its_runs() {
+    let place = folder("sweep-shared");
+    write(&place, &PENDULUM.replace("12_000", "60_000"));
+    let sweep = || {
+        let mut sweep = bregman(&place);
+        sweep.args("sweep run.toml --seeds 4 --jobs 1 --out s".split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
+        sweep.spawn().expect("it starts")
+    };
+    let mut first = sweep();
+    wait_until("the first run", || place.join("s/s1/run.toml").exists());
+    let mut second = sweep();
+    for (name, sweep) in [("first", &mut first), ("second", &mut second)] {
+        assert!(sweep.wait().expect("it ends").success(), "{name}");
+    }
+    let runs = bregman::run_dir::find(&place.join("s")).expect("readable");
+    assert_eq!(runs.len(), 4);
+    for run in runs {
+        let meta = std::fs::read_to_string(run.join("meta.json")).expect("it is there");
+        assert!(!meta.contains("resumed"), "{}: each is trained once", run.display());
+    }
+}
+
+#[test]
 fn a_run_that_fails_does_not_stop_the_others_and_is_named_with_its_log() {
     let place = folder("sweep-failure");
     write(&place, &PENDULUM.replace("12_000", "900"));
