@@ -526,6 +526,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn minibatches_whose_states_and_successors_differ_make_orthogonal_the_true_gradient() {
+        // Two states that lead to each other. The gradients of both rows at once are parallel, and the backward one is taken
+        // away; those of a single row lie in different cells, nothing is, and V ends where the true gradient does.
+        let rows: [Row; 2] = [(0, 1.0, Some(1)), (1, 1.0, Some(0))];
+        let rule = rule(GradientRule::Orthogonal, 0.6, 1.0);
+        near(descend(&rows, 2, rule, 0.5, 4000).0[0], 16.666_667, 1e-3);
+
+        let (mut params, mut step, mut values) = (vec![0.0; 2], ValueStep::new(2), Linear::new(1, true));
+        for _ in 0..20_000 {
+            let at = params.clone();
+            for (obs, next_obs) in [([0.0], [1.0]), ([1.0], [0.0])] {
+                let batch = ValueBatch { obs: &obs, next_obs: &next_obs, reward: &[1.0], bootstraps: &[1.0] };
+                step.look(&mut values, &at, &at, &batch, &rule);
+                assert_eq!(step.gradient(&mut values, &at, &batch, &rule), 0.0, "orthogonal as they are");
+                params.iter_mut().zip(&step.grad).for_each(|(p, g)| *p -= 0.5 * g);
+            }
+        }
+        params.iter().for_each(|&v| near(v, -103.333_333, 1e-3));
+    }
+
     /// Every move from every state of a 5 x 5 grid but the goal, with the rewards of a move and of a move into the goal.
     fn grid(step: f64, goal: f64) -> Vec<Row> {
         let mut rows = Vec::new();
