@@ -2,9 +2,9 @@
 //!
 //! The directory is the state. A run that lies there is gone on with, a finished one is skipped, so the same command
 //! again after a kill does what is left, and several sweeps may share a directory: what a run needs is asked again when
-//! its turn comes, and one that another process trains is waited for. Each child holds the reading end of a pipe as its standard input and is told to
-//! save and stop when that ends: it ends when the sweep does, even by SIGKILL, so no child trains on alone. Children are
-//! in process groups of their own, so that Ctrl-C reaches them by that one way.
+//! its turn comes, and one that another process trains is waited for. Each child holds the reading end of a pipe as its
+//! standard input and is told to save and stop when that ends: it ends when the sweep does, even by SIGKILL, so no child
+//! trains on alone. Children are in process groups of their own, so that Ctrl-C reaches them by that one way.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
