@@ -392,10 +392,13 @@ pub(crate) fn is_storage(key: &str) -> bool {
 /// Looks into the dataset that a run file names.
 ///
 /// # Errors
-/// [`BadInput`]: what is wrong with it; of the project's own data also what makes them.
+/// [`BadInput`]: what is wrong with it, and what brings it there.
 pub(crate) fn open_dataset(path: &str) -> Result<Source> {
-    let made_here = path.starts_with("datasets/ours/") && !Path::new(path).exists();
-    let hint = if made_here { "; `scripts/make_datasets` makes it" } else { "" };
+    let hint = match Path::new(path).exists() {
+        true => "",
+        false if path.starts_with("datasets/ours/") => "; `scripts/make_datasets` makes it",
+        false => "; put the file there or name another",
+    };
     Ok(Source::open(path).map_err(|e| BadInput(format!("`dataset.path`: {e}{hint}")))?)
 }
 

@@ -132,6 +132,9 @@ pub fn build_to_judge(run: &RunFile, bregman: &Bregman) -> Result<Box<dyn Learne
 /// # Errors
 /// [`BadInput`]: data that cannot be learned from.
 fn prepare(run: &RunFile, learner: &mut dyn Learner, bregman: &Bregman) -> Result<()> {
+    if let Some(dataset) = &run.dataset {
+        open_dataset(&dataset.path)?;
+    }
     let agent = run.agent(bregman)?.0.name;
     learner.prepare().map_err(|e| BadInput(format!("agent.{agent}: {e}")).into())
 }

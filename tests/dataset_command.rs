@@ -320,12 +320,12 @@ fn an_offline_run_is_judged_in_its_datasets_environment_and_resumes_to_the_bit()
     assert!(code == 2 && error.contains(sentence), "{error}");
 
     let refused = |change: &str| run(&place, &format!("train run.toml --out x {change}")).1;
+    let missing =
+        "`dataset.path`: nothing.hdf5: No such file or directory (os error 2); put the file there or name another";
     for (change, sentence) in [
-        ("--set dataset.path=nothing.hdf5", "`dataset.path`: nothing.hdf5: No such file or directory (os error 2)"),
-        (
-            "--set env.id=Pendulum-v1 --set eval.score=dataset --set dataset.path=nothing.hdf5",
-            "`dataset.path`: nothing.hdf5: No such file or directory (os error 2)",
-        ),
+        ("--set dataset.path=nothing.hdf5", missing),
+        ("--set env.id=Pendulum-v1 --set dataset.path=nothing.hdf5", missing),
+        ("--set env.id=Pendulum-v1 --set eval.score=dataset --set dataset.path=nothing.hdf5", missing),
         ("--set dataset.path=datasets/ours/hopper/medium-v0", "; `scripts/make_datasets` makes it"),
         ("--set dataset.pat=x", "unknown key `dataset.pat`; did you mean `path`?"),
         (
