@@ -21,7 +21,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::agents::dataset::{DatasetConfig, Source};
+use crate::agents::dataset::{DatasetConfig, Source, minari_root};
 use crate::agents::learner::{Budget, DataSource, Setup};
 use crate::agents::nn::Device;
 use crate::agents::registry::{AgentConfigError, AgentEntry};
@@ -394,7 +394,9 @@ pub(crate) fn is_storage(key: &str) -> bool {
 /// # Errors
 /// [`BadInput`]: what is wrong with it, and what brings it there.
 pub(crate) fn open_dataset(path: &str) -> Result<Source> {
-    let hint = match Path::new(path).exists() {
+    // A path, or the id of a Minari dataset.
+    let there = Path::new(path).exists() || minari_root().join(path).exists();
+    let hint = match there {
         true => "",
         false if path.starts_with("datasets/ours/") => "; `scripts/make_datasets` makes it",
         false => "; put the file there or name another",
